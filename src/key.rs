@@ -1,0 +1,141 @@
+//! Keys: validated bytes that print as their first part and a short hash.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The longest key and the longest value that Redis takes: 512 MiB.
+pub const MAX_BYTES: usize = 512 * 1024 * 1024;
+
+/// How much of a key's first part is printed.
+const SHOWN: usize = 32;
+
+/// The bytes of a Redis key: never empty, at most 512 MiB. Any other byte is allowed.
+///
+/// Keys can be secrets (`token:9f2c...`), so `Display` and `Debug` show the part before the first
+/// `:` and a short hash. [`Key::as_bytes`] has the whole.
+///
+/// ```
+/// let key = larder::Key::new("token:9f2c77")?;
+/// assert!(key.to_string().starts_with("token:#"));
+/// assert!(!key.to_string().contains("9f2c77"));
+/// assert_eq!(key.as_bytes(), b"token:9f2c77");
+/// # Ok::<(), larder::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(Bytes);
+
+impl Key {
+    /// Checks and copies a key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] if it is empty or longer than 512 MiB.
+    pub fn new(key: impl AsRef<[u8]>) -> Result<Self> {
+        let key = key.as_ref();
+        Self::check(key.len())?;
+        Ok(Self(Bytes::copy_from_slice(key)))
+    }
+
+    /// Checks a key that is already in a buffer of its own; nothing is copied.
+    ///
+    /// # Errors
+    /// As [`Key::new`].
+    pub fn from_bytes(key: Bytes) -> Result<Self> {
+        Self::check(key.len())?;
+        Ok(Self(key))
+    }
+
+    fn check(len: usize) -> Result<()> {
+        if len == 0 {
+            return Err(Error::new(ErrorKind::InvalidInput, "the key is empty"));
+        }
+        if len > MAX_BYTES {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("the key has {len} bytes; a key has at most {MAX_BYTES}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The whole key.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The key in its buffer; cloning it copies nothing.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The part before the first `:`, or nothing if there is no `:`.
+    pub fn prefix(&self) -> Option<&[u8]> {
+        let end = self.0.iter().position(|byte| *byte == b':')?;
+        Some(&self.0[..end])
+    }
+
+    /// Six hex digits that tell keys apart in a log: FNV-1a of 64 bits, folded to 24.
+    fn short_hash(&self) -> u64 {
+        let hash = self.0.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        (hash ^ (hash >> 24) ^ (hash >> 48)) & 0xff_ffff
+    }
+}
+
+impl AsRef<[u8]> for Key {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(prefix) = self.prefix() {
+            let shown = &prefix[..prefix.len().min(SHOWN)];
+            write!(f, "{}", shown.escape_ascii())?;
+            f.write_str(if shown.len() < prefix.len() { "..:" } else { ":" })?;
+        }
+        write!(f, "#{:06x}", self.short_hash())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_prints_its_first_part_and_a_hash() {
+        let key = Key::new("token:abc").unwrap();
+        assert_eq!(key.to_string(), format!("token:#{:06x}", key.short_hash()));
+        assert_eq!(format!("{key:?}"), format!("Key({key})"));
+        assert_ne!(key.to_string(), Key::new("token:abd").unwrap().to_string());
+    }
+
+    #[test]
+    fn a_key_without_parts_prints_only_a_hash() {
+        let shown = Key::new("s3cr3t").unwrap().to_string();
+        assert!(shown.starts_with('#') && shown.len() == 7, "{shown}");
+    }
+
+    #[test]
+    fn control_characters_and_long_parts_cannot_reach_a_terminal() {
+        let shown = Key::new(format!("\x1b[31m{}:x", "a".repeat(100))).unwrap().to_string();
+        assert!(shown.starts_with("\\x1b[31maaa") && shown.len() < 60, "{shown}");
+    }
+
+    #[test]
+    fn empty_and_oversized_keys_are_refused() {
+        assert_eq!(Key::new("").unwrap_err().kind(), ErrorKind::InvalidInput);
+        let long = vec![b'a'; MAX_BYTES + 1];
+        assert_eq!(Key::new(&long).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+}

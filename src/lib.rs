@@ -1,0 +1,12 @@
+//! A cache client for Redis and Valkey, with the same API over an embedded store.
+
+mod error;
+mod key;
+pub mod op;
+pub mod store;
+mod ttl;
+
+pub use error::{Error, ErrorKind, Outcome, Result};
+pub use key::{Key, MAX_BYTES};
+pub use op::{Direction, Presence};
+pub use ttl::{Expiry, Ttl};

@@ -1,0 +1,68 @@
+//! Deadlines: no call takes longer than it was given.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::future::{self, BoxFuture};
+
+use super::{Capabilities, Store};
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::op::{Batch, Replies};
+
+/// Ends every call at its deadline, which counts from when the batch was made and covers waiting,
+/// connecting, repeating and the reply.
+#[derive(Debug)]
+pub(crate) struct Deadline<S> {
+    inner: S,
+    default: Duration,
+}
+
+impl<S: Store> Deadline<S> {
+    pub(crate) fn new(inner: S, default: Duration) -> Self {
+        Self { inner, default }
+    }
+}
+
+impl<S: Store> Store for Deadline<S> {
+    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
+        let timeout = batch.own_timeout().unwrap_or(self.default);
+        let Some(deadline) = batch.started().checked_add(timeout) else {
+            return self.inner.run(batch);
+        };
+        let batch = batch.with_deadline(deadline);
+        let watched = batch.clone();
+        let mut running = self.inner.run(batch);
+        Box::pin(async move {
+            // The embedded store answers at the first poll: it shall not pay for a timer.
+            if let Poll::Ready(done) =
+                future::poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await
+            {
+                return done;
+            }
+            match tokio::time::timeout_at(deadline, running).await {
+                Ok(done) => done,
+                Err(_) => Err(overdue(&watched, timeout)),
+            }
+        })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.inner.close()
+    }
+}
+
+fn overdue(batch: &Batch, timeout: Duration) -> Error {
+    let (outcome, where_it_was) = if !batch.was_sent() {
+        (Outcome::NotSent, "before it could be sent")
+    } else if batch.is_read() {
+        (Outcome::Unknown, "while waiting for the reply")
+    } else {
+        (Outcome::Unknown, "while waiting for the reply, so it may have been applied")
+    };
+    Error::new(ErrorKind::Timeout, format!("the deadline of {timeout:?} passed {where_it_was}"))
+        .with_outcome(outcome)
+}
