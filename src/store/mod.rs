@@ -10,6 +10,7 @@ mod deadline;
 mod gate;
 
 mod retry;
+pub(crate) mod url;
 
 pub(crate) use context::Context;
 pub(crate) use deadline::Deadline;
