@@ -15,7 +15,7 @@ use self::command::Request;
 use self::link::{Link, Live};
 use super::url::RedisTarget;
 use super::{Capabilities, Store};
-use crate::error::{ErrorKind, Outcome, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
 mod command;
@@ -192,7 +192,7 @@ async fn many(
 }
 
 fn forgot_us(done: &Result<Replies>) -> bool {
-    let is_auth = |error: &crate::Error| error.kind() == ErrorKind::Auth;
+    let is_auth = |error: &Error| error.kind() == ErrorKind::Auth;
     match done {
         Ok(replies) => replies.results().iter().any(|result| result.as_ref().is_err_and(is_auth)),
         Err(error) => is_auth(error),
