@@ -4,6 +4,8 @@ mod error;
 mod key;
 pub mod op;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod ttl;
 
 pub use error::{Error, ErrorKind, Outcome, Result};
