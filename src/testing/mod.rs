@@ -1,5 +1,6 @@
 //! What tests of a cache need: real servers, broken networks, failing stores (feature `testing`).
 //!
+//! - [`conformance`] holds any store to the contract of [`Store`](crate::store::Store).
 //! - [`RedisServer`] starts a real `redis-server` on a free port, in a directory of its own, and
 //!   stops it when it is dropped. It can be paused, killed and restarted.
 //! - [`RawConnection`] speaks to a server without larder in between, so that a test can look from
@@ -7,6 +8,7 @@
 //!
 //! Everything here panics where it cannot go on: a test without its server has to fail.
 
+pub mod conformance;
 mod resp;
 mod server;
 

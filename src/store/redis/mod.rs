@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use self::command::Request;
 use self::link::{Link, Live};
-use super::url::RedisTarget;
+use super::url::{RedisTarget, Target};
 use super::{Capabilities, Store};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
@@ -61,6 +61,25 @@ impl RedisStore {
             target,
             patience: connect_timeout,
         }))
+    }
+
+    /// A store on the server that a URL names, without the client's deadline, repeating and error
+    /// context around it: for tests and for stores of your own that wrap one. Nothing is connected
+    /// before the first use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] if the URL is wrong, or does not name a server.
+    pub fn open(url: &str) -> Result<Self> {
+        match Target::parse(url)? {
+            Target::Redis(target) => {
+                let connections = target.options.connections.unwrap_or(CONNECTIONS);
+                let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+                Ok(Self::to(target, connections, patience))
+            }
+            Target::Memory { .. } => {
+                Err(Error::new(ErrorKind::Config, "the URL names the embedded store, not a server"))
+            }
+        }
     }
 
     /// A store over injected sessions.
