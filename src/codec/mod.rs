@@ -6,7 +6,6 @@ pub mod json;
 mod text;
 
 pub use text::IntoValue;
-#[allow(unused_imports, reason = "the client is built on these")]
 pub(crate) use {
     decode::decode_json,
     encode::{Shape, encode_json},

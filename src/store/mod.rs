@@ -8,12 +8,18 @@ use crate::op::{Batch, Replies};
 mod context;
 mod deadline;
 mod gate;
-
+pub mod memory;
+mod observe;
+pub(crate) mod redis;
 mod retry;
+pub(crate) mod url;
 
 pub(crate) use context::Context;
 pub(crate) use deadline::Deadline;
 pub(crate) use gate::Gate;
+pub use memory::MemoryStore;
+pub(crate) use observe::Observe;
+pub use redis::RedisStore;
 pub(crate) use retry::Retry;
 
 /// Something that executes batches of operations.

@@ -1,0 +1,483 @@
+//! Store URLs: which store, where it is, and who we are there.
+//!
+//! An own parser, because a password is in it: nothing of what was given is ever repeated in an
+//! error except a host that was understood and the name of an option.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The port of a server that names none.
+pub(crate) const DEFAULT_PORT: u16 = 6379;
+
+/// Redis keeps the number of databases in an `int`; how many there are is the server's to say.
+pub(crate) const DB_RANGE: RangeInclusive<u64> = 0..=i32::MAX as u64;
+
+/// Milliseconds of a time limit: up to 49 days.
+pub(crate) const MILLIS_RANGE: RangeInclusive<u64> = 1..=u32::MAX as u64;
+
+/// Connections: there are no more local ports than that to one server.
+pub(crate) const CONNECTIONS_RANGE: RangeInclusive<u64> = 1..=u16::MAX as u64;
+
+const REDIS_OPTIONS: [&str; 4] =
+    ["deadline_ms", "connect_timeout_ms", "max_connections", "connections"];
+const UNIX_OPTIONS: [&str; 5] =
+    ["db", "deadline_ms", "connect_timeout_ms", "max_connections", "connections"];
+const MEMORY_OPTIONS: [&str; 1] = ["max_bytes"];
+
+/// What a URL may carry without being percent-encoded (the unreserved characters of RFC 3986).
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The store that a URL names.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// The embedded store, with its byte budget.
+    Memory { max_bytes: Option<u64> },
+    /// A Redis or Valkey server.
+    Redis(RedisTarget),
+}
+
+/// A Redis or Valkey server, and who we are there. `Debug` hides the credentials.
+pub(crate) struct RedisTarget {
+    pub(crate) address: Address,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<SecretString>,
+    pub(crate) db: i64,
+    pub(crate) options: UrlOptions,
+}
+
+/// Where a server listens. `Display` is `host:port`, `[v6]:port` or `unix:path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A host name or an address (IPv6 without brackets).
+    Tcp { host: String, port: u16 },
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+/// The options behind the `?` of a Redis URL.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct UrlOptions {
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) max_connections: Option<usize>,
+    pub(crate) connections: Option<usize>,
+}
+
+impl Target {
+    /// Reads a store URL.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] with every mistake, or [`ErrorKind::Unsupported`] for a scheme of a
+    /// later version. Neither repeats a credential.
+    pub(crate) fn parse(url: &str) -> Result<Self> {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(config(&[format!("it has no scheme; {KNOWN_SCHEMES}").into()]));
+        };
+        let mut mistakes = Mistakes::default();
+        if url.chars().any(|char| char.is_control() || char.is_whitespace()) {
+            mistakes.add("it contains a space or a control character; percent-encode it");
+        }
+        let target = match scheme.to_ascii_lowercase().as_str() {
+            "memory" => memory(rest, &mut mistakes),
+            "redis" => redis(rest, &mut mistakes).map(Self::Redis),
+            "redis+unix" => unix(rest, &mut mistakes).map(Self::Redis),
+            later @ ("rediss" | "redis+cluster" | "redis+sentinel") => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!(
+                        "store URLs of the scheme {later}:// come in a later version of larder; \
+                         this one takes memory://, redis:// and redis+unix://"
+                    ),
+                ));
+            }
+            _ => {
+                mistakes.add(format!("its scheme is unknown; {KNOWN_SCHEMES}"));
+                None
+            }
+        };
+        match target {
+            Some(target) if mistakes.0.is_empty() => Ok(target),
+            _ => Err(config(&mistakes.0)),
+        }
+    }
+}
+
+const KNOWN_SCHEMES: &str = "known are memory://, redis://, redis+unix://, and for later versions \
+                             rediss://, redis+cluster:// and redis+sentinel://";
+
+fn config(mistakes: &[Cow<'static, str>]) -> Error {
+    Error::new(ErrorKind::Config, format!("the store URL is wrong: {}", mistakes.join("; ")))
+}
+
+/// Everything that is wrong with a URL.
+#[derive(Default)]
+struct Mistakes(Vec<Cow<'static, str>>);
+
+impl Mistakes {
+    fn add(&mut self, mistake: impl Into<Cow<'static, str>>) {
+        self.0.push(mistake.into());
+    }
+
+    /// Percent-decodes a part; `what` names it if that fails.
+    fn decode(&mut self, what: &str, text: &str) -> Option<String> {
+        let garbage = text.match_indices('%').any(|(at, _)| {
+            let digits = text.as_bytes().get(at + 1..at + 3);
+            !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+        });
+        if garbage {
+            self.add(format!(
+                "{what} has a `%` without two hex digits behind it; write %25 for a `%`"
+            ));
+            return None;
+        }
+        let Ok(decoded) = percent_decode_str(text).decode_utf8() else {
+            self.add(format!("{what} is not UTF-8 once percent-decoded"));
+            return None;
+        };
+        Some(decoded.into_owned())
+    }
+
+    /// A number in plain decimal digits within `range`.
+    fn number(&mut self, what: &str, text: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let number = whole_number(text).filter(|number| range.contains(number));
+        if number.is_none() {
+            self.add(format!(
+                "{what} is not a whole number from {} to {}",
+                range.start(),
+                range.end()
+            ));
+        }
+        number
+    }
+}
+
+/// Decimal digits and nothing else; `str::parse` would take `+1`.
+pub(crate) fn whole_number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+/// A URL behind its scheme.
+struct Parts<'a> {
+    authority: &'a str,
+    path: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn split(rest: &'a str, mistakes: &mut Mistakes) -> Self {
+        let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let tail = match tail.split_once('#') {
+            Some((tail, _)) => {
+                mistakes.add(
+                    "it has a fragment (`#...`), which means nothing here; write %23 for a `#` in \
+                     a password",
+                );
+                tail
+            }
+            None => tail,
+        };
+        let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+        Self { authority, path, query }
+    }
+}
+
+fn memory(rest: &str, mistakes: &mut Mistakes) -> Option<Target> {
+    let parts = Parts::split(rest, mistakes);
+    if !parts.authority.is_empty() || !matches!(parts.path, "" | "/") {
+        mistakes.add("the embedded store has no user, host or path; write memory://");
+    }
+    let mut options = Options::read(parts.query, &MEMORY_OPTIONS, true, mistakes);
+    let max_bytes = options.number("max_bytes", 1..=u64::MAX, mistakes);
+    Some(Target::Memory { max_bytes })
+}
+
+/// A password with a raw `/`, `?` or `#` ends the authority early. Everything behind may be a part
+/// of it, so nothing else is said about such a URL.
+const RAW_SEPARATOR: &str = "an `@` stands behind the first `/`, `?` or `#`; percent-encode these \
+                             characters in the username and the password (`/` is %2F, `?` is %3F, \
+                             `#` is %23, `@` is %40)";
+
+fn redis(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    if rest[authority_end..].contains('@') {
+        mistakes.add(RAW_SEPARATOR);
+        return None;
+    }
+    let parts = Parts::split(rest, mistakes);
+    let (userinfo, host_and_port) = match parts.authority.rsplit_once('@') {
+        Some((userinfo, rest)) => (userinfo, rest),
+        None => ("", parts.authority),
+    };
+    let credentials = credentials(userinfo, mistakes);
+    let address = host_and_port_of(host_and_port, mistakes);
+    let db = match parts.path.strip_prefix('/').unwrap_or("") {
+        "" => Some(0),
+        text => mistakes.number("the database (the path)", text, DB_RANGE),
+    };
+    // What looks like an option can be the end of a password, if the host was forgotten.
+    let options =
+        Options::read(parts.query, &REDIS_OPTIONS, address.is_some(), mistakes).finish(mistakes);
+    let (username, password) = credentials?;
+    Some(RedisTarget { address: address?, username, password, db: db? as i64, options })
+}
+
+fn unix(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    if authority_end > 0 && rest[authority_end..].contains('@') {
+        mistakes.add(RAW_SEPARATOR);
+        return None;
+    }
+    let parts = Parts::split(rest, mistakes);
+    let (userinfo, host) = match parts.authority.rsplit_once('@') {
+        Some((userinfo, host)) => (userinfo, host),
+        None => ("", parts.authority),
+    };
+    if !host.is_empty() {
+        mistakes.add(
+            "a socket has no host; write redis+unix:///path with three slashes, and \
+             user:password@ before the third",
+        );
+    }
+    let credentials = credentials(userinfo, mistakes);
+    let path = mistakes.decode("the path of the socket", parts.path);
+    if path.as_ref().is_some_and(|path| path.len() < 2 || path.contains('\0')) {
+        mistakes.add("the path of the socket is missing, or has a zero byte");
+    }
+    let mut options = Options::read(parts.query, &UNIX_OPTIONS, host.is_empty(), mistakes);
+    let db = options.number("db", DB_RANGE, mistakes).unwrap_or(0);
+    let options = options.finish(mistakes);
+    let (username, password) = credentials?;
+    Some(RedisTarget {
+        address: Address::Unix(path?.into()),
+        username,
+        password,
+        db: db as i64,
+        options,
+    })
+}
+
+type Credentials = (Option<String>, Option<SecretString>);
+
+fn credentials(userinfo: &str, mistakes: &mut Mistakes) -> Option<Credentials> {
+    let (username, password) = match userinfo.split_once(':') {
+        Some((username, password)) => (username, Some(password)),
+        None => (userinfo, None),
+    };
+    // A raw `@` in the password is what many tools let pass; with a `:` behind it, it may as well
+    // be a second `user:password@`.
+    let twice = |password: &str| password.split_once('@').is_some_and(|(_, end)| end.contains(':'));
+    if username.contains('@') || password.is_some_and(twice) {
+        mistakes.add(
+            "it has more than one `@` before the host, so where the password ends is a guess; \
+             percent-encode those of the username and the password (`@` is %40, `:` is %3A)",
+        );
+        return None;
+    }
+    if !username.is_empty() && password.is_none() {
+        mistakes.add(
+            "it has a username without a password; write :password@ for a password alone, and \
+             user:@ for a user that needs none",
+        );
+        return None;
+    }
+    let username = mistakes.decode("the username", username);
+    let password = mistakes.decode("the password", password.unwrap_or(""));
+    let (username, password) = (username?, password?);
+    let named = !username.is_empty();
+    let password = (named || !password.is_empty()).then(|| SecretString::from(password));
+    Some((named.then_some(username), password))
+}
+
+fn host_and_port_of(text: &str, mistakes: &mut Mistakes) -> Option<Address> {
+    let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
+        let Some((host, port)) = bracketed.split_once(']') else {
+            mistakes.add("the IPv6 address has no closing bracket; write [::1]:6379");
+            return None;
+        };
+        if host.parse::<Ipv6Addr>().is_err() {
+            mistakes.add("between the brackets stands no IPv6 address");
+            return None;
+        }
+        let port = match port.strip_prefix(':') {
+            None if !port.is_empty() => {
+                mistakes.add("behind the IPv6 address may stand a `:` and a port, nothing else");
+                return None;
+            }
+            port => port,
+        };
+        (host, port)
+    } else {
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        };
+        if port.is_some_and(|port| port.contains(':')) {
+            mistakes.add(
+                "the host has more than one `:`; write an IPv6 address in brackets: [::1]:6379",
+            );
+            return None;
+        }
+        if let Err(mistake) = check_host(host) {
+            mistakes.add(mistake);
+            // A wrong port can be reported beside a wrong host.
+            if let Some(port) = port {
+                mistakes.number("the port", port, 1..=u16::MAX.into());
+            }
+            return None;
+        }
+        (host, port)
+    };
+    let port = match port {
+        None => DEFAULT_PORT,
+        Some(port) => mistakes.number("the port", port, 1..=u16::MAX.into())? as u16,
+    };
+    Some(Address::Tcp { host: host.to_owned(), port })
+}
+
+/// Checks a host name or an IPv4 address.
+pub(crate) fn check_host(host: &str) -> Result<(), &'static str> {
+    if host.is_empty() {
+        Err("the host is empty")
+    } else if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
+        Err("the host has a character that no host name has")
+    } else {
+        Ok(())
+    }
+}
+
+/// The options behind the `?`, known and each given once.
+struct Options<'a>(Vec<(&'a str, String)>);
+
+impl<'a> Options<'a> {
+    fn read(query: &'a str, known: &[&str], show: bool, mistakes: &mut Mistakes) -> Self {
+        let mut found: Vec<(&'a str, String)> = Vec::new();
+        for pair in query.split('&').filter(|_| !query.is_empty()) {
+            let known_names = || known.join(", ");
+            let Some((name, value)) = pair.split_once('=') else {
+                mistakes.add(format!(
+                    "a query option is not of the form name=value; known are {}",
+                    known_names()
+                ));
+                continue;
+            };
+            if !known.contains(&name) {
+                let shown = if show && looks_like_a_name(name) {
+                    format!("the query option `{name}` is unknown")
+                } else {
+                    "a query option is unknown".to_owned()
+                };
+                mistakes.add(format!("{shown}; known are {}", known_names()));
+            } else if found.iter().any(|(earlier, _)| *earlier == name) {
+                mistakes.add(format!("the query option `{name}` is given twice"));
+            } else if let Some(value) = mistakes.decode(&format!("`{name}`"), value) {
+                found.push((name, value));
+            }
+        }
+        Self(found)
+    }
+
+    fn number(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<u64>,
+        mistakes: &mut Mistakes,
+    ) -> Option<u64> {
+        let (_, value) = self.0.iter().find(|(found, _)| *found == name)?;
+        mistakes.number(&format!("`{name}`"), value, range)
+    }
+
+    fn finish(mut self, mistakes: &mut Mistakes) -> UrlOptions {
+        let mut millis = |name| self.number(name, MILLIS_RANGE, mistakes);
+        let deadline = millis("deadline_ms").map(Duration::from_millis);
+        let connect_timeout = millis("connect_timeout_ms").map(Duration::from_millis);
+        let mut count =
+            |name| self.number(name, CONNECTIONS_RANGE, mistakes).map(|number| number as usize);
+        let max_connections = count("max_connections");
+        let connections = count("connections");
+        UrlOptions { deadline, connect_timeout, max_connections, connections }
+    }
+}
+
+/// A misspelt option is worth naming; anything else behind a `?` may be a secret.
+pub(crate) fn looks_like_a_name(name: &str) -> bool {
+    name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+/// The URL of a server, with everything percent-encoded that has to be.
+pub(crate) fn build(
+    address: &Address,
+    username: Option<&str>,
+    password: Option<&SecretString>,
+    db: u64,
+) -> SecretString {
+    let password = password.map(ExposeSecret::expose_secret);
+    let encode = |text| utf8_percent_encode(text, ENCODED).to_string();
+    SecretString::from(render(address, username.map(encode), password.map(encode), db))
+}
+
+/// The same URL with the credentials as `***`, to be shown.
+pub(crate) fn build_masked(address: &Address, username: bool, password: bool, db: u64) -> String {
+    let mask = |there: bool| there.then(|| "***".to_owned());
+    render(address, mask(username), mask(password), db)
+}
+
+fn render(address: &Address, user: Option<String>, pass: Option<String>, db: u64) -> String {
+    let userinfo = match (user, pass) {
+        (None, None) => String::new(),
+        (user, pass) => format!("{}:{}@", user.unwrap_or_default(), pass.unwrap_or_default()),
+    };
+    match address {
+        Address::Tcp { .. } => format!("redis://{userinfo}{address}/{db}"),
+        Address::Unix(path) => {
+            let path = path.to_string_lossy();
+            let path = utf8_percent_encode(&path, PATH_ENCODED);
+            format!("redis+unix://{userinfo}{path}?db={db}")
+        }
+    }
+}
+
+const PATH_ENCODED: &AsciiSet = &ENCODED.remove(b'/');
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for RedisTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTarget")
+            .field("address", &self.address)
+            .field("username", &self.username.as_ref().map(|_| Hidden))
+            .field("password", &self.password.as_ref().map(|_| Hidden))
+            .field("db", &self.db)
+            .field("options", &self.options)
+            .finish()
+    }
+}
+
+/// Stands in `Debug` for what is not shown.
+pub(crate) struct Hidden;
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests;
