@@ -5,6 +5,8 @@ mod error;
 mod key;
 pub mod op;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod ttl;
 
 pub use config::CacheConfig;

@@ -8,13 +8,14 @@ use crate::op::{Batch, Replies};
 mod context;
 mod deadline;
 mod gate;
-
+pub mod memory;
 mod retry;
 pub(crate) mod url;
 
 pub(crate) use context::Context;
 pub(crate) use deadline::Deadline;
 pub(crate) use gate::Gate;
+pub use memory::MemoryStore;
 pub(crate) use retry::Retry;
 
 /// Something that executes batches of operations.

@@ -1,0 +1,378 @@
+//! Real servers: started for one test, stopped with it.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::time::Instant;
+
+use super::resp::{RawConnection, Resp};
+
+/// How long a server may take to answer; generous, for machines that run many tests at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a state that announces itself nowhere is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Below the range from which Linux takes the ports of outgoing connections, so that the port of
+/// a killed server is still free when it is restarted.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// A `redis-server` of its own for a test: free port, own directory, no persistence unless asked
+/// for. Dropping it stops the server and removes the directory.
+///
+/// The binary is `redis-server` from the `PATH`, or what `LARDER_REDIS_SERVER` names
+/// (`valkey-server`).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use larder::testing::RedisServer;
+///
+/// let server = RedisServer::start().await;
+/// server.command(&["SET", "greeting", "hello"]).await;
+/// let reply = server.command(&["GET", "greeting"]).await;
+/// assert_eq!(reply.text().as_deref(), Some("hello"));
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct RedisServer {
+    config: RedisServerBuilder,
+    port: u16,
+    dir: PathBuf,
+    // Empty between `kill` and `restart`.
+    child: Option<Child>,
+}
+
+/// How a [`RedisServer`] is to be started.
+#[derive(Clone, Default)]
+pub struct RedisServerBuilder {
+    args: Vec<String>,
+    password: Option<String>,
+    unix_socket: bool,
+    cluster: bool,
+}
+
+impl std::fmt::Debug for RedisServerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisServerBuilder")
+            .field("args", &self.args)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("unix_socket", &self.unix_socket)
+            .field("cluster", &self.cluster)
+            .finish()
+    }
+}
+
+impl RedisServerBuilder {
+    /// Adds an argument of the command line, as in `.arg("--appendonly").arg("yes")`; later ones
+    /// win. Defaults to none beyond those that switch persistence off.
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// The password of the default user. Defaults to none.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// Listens on a Unix socket as well, and [`RedisServer::url`] names that one. Defaults to no.
+    pub fn unix_socket(mut self) -> Self {
+        self.unix_socket = true;
+        self
+    }
+
+    /// A cluster of one node that holds all slots. Defaults to no.
+    pub fn cluster(mut self) -> Self {
+        self.cluster = true;
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Panics
+    /// If there is no `redis-server`, or if it does not answer within half a minute.
+    pub async fn start(self) -> RedisServer {
+        let name = format!("larder-test-{}", uuid::Uuid::now_v7().simple());
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir_all(&dir).expect("the directory for temporary files is not writable");
+        let mut server = RedisServer { config: self, port: 0, dir, child: None };
+        let end = Instant::now() + PATIENCE;
+        loop {
+            server.port = free_port();
+            server.spawn();
+            if server.answers(end).await {
+                break;
+            }
+            assert!(Instant::now() < end, "redis-server did not start: {}", server.log());
+        }
+        if server.config.cluster {
+            let reply = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+            assert!(!reply.is_error(), "the slots could not be assigned: {reply}");
+            server.cluster_is_ok(end).await;
+        }
+        server
+    }
+}
+
+impl RedisServer {
+    /// Starts a server with the defaults.
+    ///
+    /// # Panics
+    /// As [`RedisServerBuilder::start`].
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// Sets up a server.
+    pub fn builder() -> RedisServerBuilder {
+        RedisServerBuilder::default()
+    }
+
+    /// The URL for a client, with the password if there is one.
+    pub fn url(&self) -> String {
+        let login = match &self.config.password {
+            Some(password) => format!(":{}@", utf8_percent_encode(password, NON_ALPHANUMERIC)),
+            None => String::new(),
+        };
+        if self.config.unix_socket {
+            format!("redis+unix://{login}{}", self.socket().display())
+        } else if self.config.cluster {
+            format!("redis+cluster://{login}127.0.0.1:{}", self.port)
+        } else {
+            format!("redis://{login}127.0.0.1:{}", self.port)
+        }
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The TCP address.
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The directory in which it runs.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The process id.
+    ///
+    /// # Panics
+    /// If the server was killed.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server was killed; restart it first").id()
+    }
+
+    /// A connection of the test's own, logged in. Unbounded: a paused server answers nothing.
+    ///
+    /// # Panics
+    /// If the server cannot be reached.
+    pub async fn connect(&self) -> RawConnection {
+        self.try_connect().await.expect("the test's server cannot be reached")
+    }
+
+    /// Sends one command over a connection of its own and gives back the reply as it is.
+    ///
+    /// # Panics
+    /// If the server cannot be reached or does not answer within half a minute.
+    pub async fn command(&self, args: &[impl AsRef<[u8]>]) -> Resp {
+        let exchange = async { self.try_connect().await?.command(args).await };
+        match tokio::time::timeout(PATIENCE, exchange).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => panic!("the test's server broke the connection: {error}"),
+            Err(_) => panic!("the test's server did not answer within {PATIENCE:?}"),
+        }
+    }
+
+    /// One number or word of `INFO`, as in `server.info("connected_clients")`.
+    ///
+    /// # Panics
+    /// As [`RedisServer::command`], and if there is no such field.
+    pub async fn info(&self, field: &str) -> String {
+        let info = self.command(&["INFO", "everything"]).await.text().unwrap_or_default();
+        field_of(&info, field).unwrap_or_else(|| panic!("INFO has no field {field}")).to_owned()
+    }
+
+    /// Stops the process (SIGSTOP): connections stay, nothing is answered.
+    ///
+    /// # Panics
+    /// If the server was killed, or did not stop. Linux only.
+    pub async fn pause(&self) {
+        self.signal("STOP", |state| state == 'T').await;
+    }
+
+    /// Lets a stopped process go on (SIGCONT).
+    ///
+    /// # Panics
+    /// As [`RedisServer::pause`].
+    pub async fn resume(&self) {
+        self.signal("CONT", |state| state != 'T').await;
+    }
+
+    /// Ends the process at once (SIGKILL); what was not on disk is gone.
+    ///
+    /// # Panics
+    /// If it was killed before.
+    pub async fn kill(&mut self) {
+        let mut child = self.child.take().expect("the server was killed before");
+        child.kill().expect("the server's process cannot be killed");
+        while child.try_wait().expect("the server's process cannot be waited for").is_none() {
+            tokio::time::sleep(LOOK).await; // the end of a process is polled
+        }
+    }
+
+    /// Starts the server again, on the same port and with the same directory; a running one is
+    /// killed first.
+    ///
+    /// # Panics
+    /// If it does not answer within half a minute.
+    pub async fn restart(&mut self) {
+        if self.child.is_some() {
+            self.kill().await;
+        }
+        let end = Instant::now() + PATIENCE;
+        self.spawn();
+        assert!(self.answers(end).await, "redis-server did not start again: {}", self.log());
+        if self.config.cluster {
+            self.cluster_is_ok(end).await;
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("redis.sock")
+    }
+
+    fn spawn(&mut self) {
+        let binary = std::env::var_os("LARDER_REDIS_SERVER").unwrap_or("redis-server".into());
+        let mut command = Command::new(&binary);
+        command
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--save", "", "--appendonly", "no", "--logfile", "redis.log", "--dir"])
+            .arg(&self.dir);
+        if let Some(password) = &self.config.password {
+            command.args(["--requirepass", password]);
+        }
+        if self.config.unix_socket {
+            command.arg("--unixsocket").arg(self.socket());
+        }
+        if self.config.cluster {
+            // The usual bus port, 10,000 above, may be taken.
+            let bus = free_port().to_string();
+            command.args(["--cluster-enabled", "yes", "--cluster-port", &bus]);
+            command.args(["--cluster-announce-ip", "127.0.0.1"]);
+        }
+        command.args(&self.config.args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!(
+                "{} cannot be started ({error}); install it (apt-get install redis-server, \
+                 brew install redis) or set LARDER_REDIS_SERVER to its path",
+                binary.display()
+            )
+        });
+        self.child = Some(child);
+    }
+
+    /// Whether our process answers before it ends: another server may have been given the port.
+    async fn answers(&mut self, end: Instant) -> bool {
+        while Instant::now() < end {
+            let child = self.child.as_mut().expect("the process was just started");
+            if child.try_wait().expect("the server's process cannot be waited for").is_some() {
+                return false;
+            }
+            if self.process_id().await == Some(self.pid()) {
+                return true;
+            }
+            tokio::time::sleep(LOOK).await; // a port that opens does not announce itself
+        }
+        false
+    }
+
+    /// The id of the process that answers `PING` with `PONG` at our address.
+    async fn process_id(&self) -> Option<u32> {
+        let exchange = async {
+            let mut connection = self.try_connect().await.ok()?;
+            let pong = connection.command(&["PING"]).await.ok()?;
+            let info = connection.command(&["INFO", "server"]).await.ok()?.text()?;
+            let id = field_of(&info, "process_id")?.parse().ok()?;
+            (pong == Resp::Simple("PONG".into())).then_some(id)
+        };
+        tokio::time::timeout(Duration::from_secs(2), exchange).await.ok().flatten()
+    }
+
+    async fn try_connect(&self) -> std::io::Result<RawConnection> {
+        let mut connection = RawConnection::connect(self.addr()).await?;
+        if let Some(password) = &self.config.password {
+            connection.command(&["AUTH", password]).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn cluster_is_ok(&self, end: Instant) {
+        loop {
+            let info = self.command(&["CLUSTER", "INFO"]).await.text().unwrap_or_default();
+            if field_of(&info, "cluster_state") == Some("ok") {
+                return;
+            }
+            assert!(Instant::now() < end, "the cluster did not form: {info}");
+            tokio::time::sleep(LOOK).await; // a cluster that forms does not announce itself
+        }
+    }
+
+    async fn signal(&self, signal: &str, reached: impl Fn(char) -> bool) {
+        let pid = self.pid();
+        let sent = tokio::process::Command::new("sh")
+            .args(["-c", &format!("kill -{signal} {pid}")])
+            .status()
+            .await;
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{signal} could not be sent");
+        let end = Instant::now() + PATIENCE;
+        while !process_state(pid).is_some_and(&reached) {
+            assert!(Instant::now() < end, "SIG{signal} had no effect");
+            tokio::time::sleep(LOOK).await; // the state of a process is polled
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("redis.log")).unwrap_or_else(|_| "it wrote no log".into())
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A port that nobody listens on at the moment.
+fn free_port() -> u16 {
+    loop {
+        let port = fastrand::u16(PORTS);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// The letter that the kernel has for the state of a process: `T` for a stopped one.
+fn process_state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program stands in brackets before it and may itself contain some.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+fn field_of<'a>(info: &'a str, field: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+}
