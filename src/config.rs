@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::client::{Builder, CacheClient};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::url::{self, Address, Hidden, Target};
 
@@ -55,6 +56,7 @@ const PARTS: [&str; 5] = ["host", "port", "username", "password", "db"];
 /// # Ok::<(), larder::Error>(())
 /// ```
 #[derive(Clone, Default)]
+#[must_use]
 pub struct CacheConfig {
     settings: BTreeMap<&'static str, Setting>,
     // A duration in code may be finer than the milliseconds of the other sources.
@@ -172,6 +174,35 @@ impl CacheConfig {
     /// As [`to_url`](Self::to_url).
     pub fn display_url(&self) -> Result<String> {
         self.resolve().map(|resolved| url::masked(resolved.url.expose_secret()))
+    }
+
+    /// The client; it connects at its first call.
+    ///
+    /// # Errors
+    /// As [`to_url`](Self::to_url).
+    pub fn client(&self) -> Result<CacheClient> {
+        self.builder()?.build()
+    }
+
+    /// The client, connected: an unreachable server or wrong credentials are an error here. One
+    /// round trip, beside those of connecting.
+    ///
+    /// # Errors
+    /// As [`to_url`](Self::to_url), and what the first `PING` gives.
+    pub async fn connect(&self) -> Result<CacheClient> {
+        self.builder()?.connect().await
+    }
+
+    fn builder(&self) -> Result<Builder> {
+        let Resolved { url, max_connections, deadline } = self.resolve()?;
+        let mut builder = CacheClient::builder().url(url.expose_secret());
+        if let Some(most) = max_connections {
+            builder = builder.max_connections(most);
+        }
+        if let Some(deadline) = deadline {
+            builder = builder.deadline(deadline);
+        }
+        Ok(builder)
     }
 
     fn resolve(&self) -> Result<Resolved> {
@@ -305,6 +336,20 @@ impl<'a> Reader<'a> {
         }
         let address = Address::Tcp { host: host?.to_owned(), port };
         Some(url::build(&address, username, password, db))
+    }
+}
+
+/// A store URL alone.
+impl From<&str> for CacheConfig {
+    fn from(url: &str) -> Self {
+        Self::new().url(url)
+    }
+}
+
+/// A store URL alone.
+impl From<String> for CacheConfig {
+    fn from(url: String) -> Self {
+        Self::new().url(url)
     }
 }
 

@@ -215,6 +215,11 @@ impl Error {
         self.0.outcome
     }
 
+    /// What went wrong, without the operation and the key.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// The operation that failed, as the method is called (`"get_value"`).
     pub fn op(&self) -> &'static str {
         self.0.op

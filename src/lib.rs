@@ -1,16 +1,57 @@
 //! A cache client for Redis and Valkey, with the same API over an embedded store.
 
+mod client;
+mod codec;
 mod config;
 mod error;
+mod global;
 mod key;
+mod key_part;
+mod lock;
+mod namespace;
 pub mod op;
+mod stats;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod ttl;
 
+pub use client::{Builder, CacheClient, DEADLINE, Group};
+pub use codec::{IntoValue, json};
 pub use config::CacheConfig;
 pub use error::{Error, ErrorKind, Outcome, Result};
+pub use global::{CLOSE_DEADLINE, cache, close, init, init_with, reset};
 pub use key::{Key, MAX_BYTES};
+pub use key_part::{KeyParts, KeyWriter};
+pub use lock::{LockId, LockOptions};
+pub use namespace::{Namespace, NamespaceBuilder};
 pub use op::{Direction, Presence};
+pub use stats::{Latency, NO_PREFIX, NamespaceStats, OTHER, OperationStats, Stats};
 pub use ttl::{Expiry, Ttl};
+
+/// The Redis driver's side: sessions of your own for larder, and larder's sessions for what it does not
+/// offer. Types of the driver stand in the public API only here, under the driver's major version.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::{CacheClient, redis1};
+///
+/// // Any function that hands out a connection of the driver ...
+/// let driver = redis1::Client::open("redis://127.0.0.1")?;
+/// let cache = CacheClient::new(move || {
+///     let driver = driver.clone();
+///     async move { driver.get_multiplexed_async_connection().await }
+/// });
+/// // ... and commands that larder does not offer.
+/// let mut session = cache.session().await?;
+/// let size: u64 = redis1::cmd("DBSIZE").query_async(&mut session).await?;
+/// # Ok(()) }
+/// ```
+pub mod redis1 {
+    pub use redis::aio::ConnectionLike;
+    pub use redis::{Client, Cmd, Pipeline, RedisError, Value, cmd, pipe};
+
+    #[cfg(feature = "bb8")]
+    pub use crate::store::redis::Bb8Session;
+    pub use crate::store::redis::{Session, SessionProvider, Shared};
+}

@@ -9,6 +9,8 @@ mod context;
 mod deadline;
 mod gate;
 pub mod memory;
+mod observe;
+pub(crate) mod redis;
 mod retry;
 pub(crate) mod url;
 
@@ -16,6 +18,8 @@ pub(crate) use context::Context;
 pub(crate) use deadline::Deadline;
 pub(crate) use gate::Gate;
 pub use memory::MemoryStore;
+pub(crate) use observe::Observe;
+pub use redis::RedisStore;
 pub(crate) use retry::Retry;
 
 /// Something that executes batches of operations.

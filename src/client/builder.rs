@@ -1,0 +1,233 @@
+//! Settings of a client, and what is built from them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{CacheClient, Inner};
+use crate::error::{Error, ErrorKind, Result};
+use crate::stats::{MAX_NAMESPACES, Recorder};
+use crate::store::redis::{CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
+use crate::store::url::Target;
+use crate::store::{Context, Deadline, Gate, MemoryStore, Observe, Retry, Store};
+
+/// How long a call may take altogether unless it is told otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(1);
+
+/// Settings of a client. Setters never fail; [`build`](Self::build) names every mistake at once.
+///
+/// Settings in code win over the same settings in the URL.
+///
+/// ```
+/// use std::time::Duration;
+/// let cache = larder::CacheClient::builder()
+///     .url("redis://127.0.0.1:6379/0?connections=2")
+///     .deadline(Duration::from_millis(200))
+///     .build()?; // connects at the first call
+/// # Ok::<(), larder::Error>(())
+/// ```
+#[must_use]
+pub struct Builder {
+    url: Option<SecretString>,
+    store: Option<Made>,
+    deadline: Option<Duration>,
+    connect_timeout: Option<Duration>,
+    connections: Option<usize>,
+    max_connections: Option<usize>,
+    max_bytes: Option<u64>,
+    max_namespaces: usize,
+}
+
+/// A store that the caller brought.
+enum Made {
+    Store(Arc<dyn Store>),
+    Redis(RedisStore),
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self {
+            url: None,
+            store: None,
+            deadline: None,
+            connect_timeout: None,
+            connections: None,
+            max_connections: None,
+            max_bytes: None,
+            max_namespaces: MAX_NAMESPACES,
+        }
+    }
+
+    /// The store, by its URL: `memory://`, `redis://`, `redis+unix://`. Defaults to `memory://`.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = Some(SecretString::from(url.into()));
+        self
+    }
+
+    /// A store of your own, in place of a URL.
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Made::Store(Arc::new(store)));
+        self
+    }
+
+    /// Sessions of your own, in place of a URL.
+    pub fn provider(mut self, provider: impl SessionProvider) -> Self {
+        self.store = Some(Made::Redis(RedisStore::over(provider)));
+        self
+    }
+
+    /// How long a call may take, with waiting, connecting and repeating. Defaults to one second.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// How long one attempt to connect may take, with the handshake. Defaults to one second.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// How many multiplexed connections carry the calls. Defaults to one, which carries hundreds of
+    /// tasks; more help only where one core of the client cannot keep up.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = Some(connections);
+        self
+    }
+
+    /// Bounds all connections that the client opens. Defaults to no bound.
+    pub fn max_connections(mut self, most: usize) -> Self {
+        self.max_connections = Some(most);
+        self
+    }
+
+    /// How many bytes an embedded store holds before it evicts. Defaults to 64 MiB.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// How many namespaces the statistics count apart. Defaults to 128.
+    pub fn max_namespaces(mut self, most: usize) -> Self {
+        self.max_namespaces = most;
+        self
+    }
+
+    /// The client; it connects at its first call.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] that names every mistake, or [`ErrorKind::Unsupported`] for a scheme that
+    /// comes in a later version.
+    pub fn build(mut self) -> Result<CacheClient> {
+        let mut mistakes = Vec::new();
+        if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
+            mistakes.push("the deadline is zero".to_owned());
+        }
+        if self.connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            mistakes.push("the connect timeout is zero".to_owned());
+        }
+        for (name, number) in
+            [("connections", self.connections), ("max_connections", self.max_connections)]
+        {
+            if number == Some(0) {
+                mistakes.push(format!("{name} is 0; it is at least 1"));
+            }
+        }
+        if self.max_bytes == Some(0) {
+            mistakes.push("max_bytes is 0; it is at least 1".to_owned());
+        }
+        if self.store.is_some() && self.url.is_some() {
+            mistakes.push("both a URL and a store or provider are set; keep one".to_owned());
+        }
+        let target = match &self.url {
+            None => Target::Memory { max_bytes: None },
+            Some(url) => match Target::parse(url.expose_secret()) {
+                Ok(target) => target,
+                Err(error) if mistakes.is_empty() => return Err(error.with_op("build")),
+                Err(error) => {
+                    mistakes.push(error.detail().to_owned());
+                    Target::Memory { max_bytes: None }
+                }
+            },
+        };
+        if self.store.is_none() {
+            self.fill_in(target, &mut mistakes);
+        }
+        if mistakes.is_empty() {
+            Ok(self.assemble())
+        } else {
+            Err(Error::new(ErrorKind::Config, mistakes.join("; ")).with_op("build"))
+        }
+    }
+
+    /// The client, connected: an unreachable server or wrong credentials are an error here.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build), and what the first `PING` gives.
+    pub async fn connect(self) -> Result<CacheClient> {
+        let client = self.build()?;
+        client.ping().await.map_err(|error| error.with_op("connect"))?;
+        Ok(client)
+    }
+
+    /// The store that the URL names, with the settings of the URL where the code has none.
+    fn fill_in(&mut self, target: Target, mistakes: &mut Vec<String>) {
+        match target {
+            Target::Memory { max_bytes } => {
+                let store = match self.max_bytes.or(max_bytes) {
+                    Some(bytes) => MemoryStore::with_max_bytes(bytes),
+                    None => MemoryStore::new(),
+                };
+                self.store = Some(Made::Store(Arc::new(store)));
+            }
+            Target::Redis(target) => {
+                let options = &target.options;
+                self.deadline = self.deadline.or(options.deadline);
+                let most = self.max_connections.or(options.max_connections);
+                let wanted = self.connections.or(options.connections);
+                if let (Some(most), Some(wanted)) = (most, wanted)
+                    && wanted > most
+                {
+                    mistakes.push(format!(
+                        "connections is {wanted}, more than max_connections, which is {most}"
+                    ));
+                }
+                let connections = wanted.unwrap_or(CONNECTIONS).min(most.unwrap_or(usize::MAX));
+                let connect_timeout =
+                    self.connect_timeout.or(options.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
+                self.store =
+                    Some(Made::Redis(RedisStore::to(target, connections, connect_timeout)));
+            }
+        }
+    }
+
+    /// Puts the stores that wrap a store around the one at the bottom.
+    pub(super) fn assemble(self) -> CacheClient {
+        let recorder = Arc::new(Recorder::new(self.max_namespaces));
+        let (bottom, redis): (Arc<dyn Store>, _) = match self.store {
+            Some(Made::Redis(redis)) => (Arc::new(redis.clone()), Some(redis)),
+            Some(Made::Store(store)) => (store, None),
+            None => (Arc::new(MemoryStore::new()), None),
+        };
+        let repeated = Retry::new(bottom);
+        let bounded = Deadline::new(repeated, self.deadline.unwrap_or(DEADLINE));
+        let gated = Gate::new(bounded);
+        let explained = Context::new(gated);
+        let store = Arc::new(Observe::new(explained, Arc::clone(&recorder)));
+        CacheClient(Arc::new(Inner { store, redis, recorder, stands_for: None }))
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("deadline", &self.deadline)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("connections", &self.connections)
+            .field("max_connections", &self.max_connections)
+            .field("max_bytes", &self.max_bytes)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,230 @@
+//! Counters and latencies: what is recorded, and the snapshot of it.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use crate::error::Result;
+use crate::key::Key;
+use crate::op::{Batch, OP_KINDS, OP_NAMES, Op, Replies, Reply};
+
+mod cells;
+mod histogram;
+mod table;
+
+use cells::Striped;
+use histogram::Histogram;
+pub use histogram::Latency;
+use table::Table;
+
+/// How many namespaces are counted apart; what comes later counts as [`OTHER`].
+pub(crate) const MAX_NAMESPACES: usize = 128;
+
+/// The name under which namespaces beyond the limit are counted together.
+pub const OTHER: &str = "(other)";
+
+/// The name under which keys without a `:` are counted.
+pub const NO_PREFIX: &str = "(no prefix)";
+
+/// The index of grouped calls, behind the operations.
+const GROUPED: usize = OP_KINDS - 1;
+
+/// Where the numbers are kept while a client lives.
+pub(crate) struct Recorder {
+    operations: [OnceLock<Operation>; OP_KINDS],
+    namespaces: Table,
+}
+
+/// One operation's numbers.
+struct Operation {
+    latency: Histogram,
+    errors: Striped<1>,
+    seen: metrics::Histogram,
+    failed: metrics::Counter,
+}
+
+impl Operation {
+    fn new(name: &'static str) -> Self {
+        Self {
+            latency: Histogram::new(),
+            errors: Striped::new(),
+            seen: metrics::histogram!("larder_operation_duration_seconds", "operation" => name),
+            failed: metrics::counter!("larder_operation_errors_total", "operation" => name),
+        }
+    }
+
+    fn fail(&self) {
+        self.errors.add(0, 1);
+        self.failed.increment(1);
+    }
+}
+
+impl Recorder {
+    pub(crate) fn new(max_namespaces: usize) -> Self {
+        Self {
+            operations: [const { OnceLock::new() }; OP_KINDS],
+            namespaces: Table::new(max_namespaces),
+        }
+    }
+
+    /// Counts a batch that is over.
+    pub(crate) fn record(&self, batch: &Batch, done: &Result<Replies>) {
+        let grouped = batch.ops().len() != 1 || batch.is_atomic();
+        let index = if grouped { GROUPED } else { batch.ops()[0].index() };
+        let operation = self.operation(index);
+        let elapsed = batch.started().elapsed();
+        operation.latency.record(elapsed);
+        operation.seen.record(elapsed);
+        match done {
+            Err(_) => {
+                operation.fail();
+                for op in batch.ops() {
+                    self.count_error(batch, op);
+                }
+            }
+            Ok(replies) => {
+                if replies.results().iter().any(Result::is_err) {
+                    operation.fail();
+                }
+                for (op, result) in batch.ops().iter().zip(replies.results()) {
+                    match result {
+                        Ok(reply) => self.count(batch, op, reply),
+                        Err(_) => self.count_error(batch, op),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Counts a value that was read and could not be decoded.
+    pub(crate) fn undecodable(&self, batch: &Batch) {
+        if let [op] = batch.ops() {
+            self.operation(op.index()).fail();
+            self.count_error(batch, op);
+        }
+    }
+
+    fn operation(&self, index: usize) -> &Operation {
+        self.operations[index].get_or_init(|| Operation::new(OP_NAMES[index]))
+    }
+
+    fn count_error(&self, batch: &Batch, op: &Op) {
+        if let Some(key) = op.keys().first() {
+            self.slot(batch, key).errors(1);
+        }
+    }
+
+    fn count(&self, batch: &Batch, op: &Op, reply: &Reply) {
+        let [first, ..] = op.keys() else { return };
+        if let (Op::GetMany { keys }, Reply::Values(values)) = (op, reply) {
+            for (key, value) in keys.iter().zip(values) {
+                self.slot(batch, key).read(value.as_ref().map(|value| value.len()));
+            }
+            return;
+        }
+        let slot = self.slot(batch, first);
+        if let Some(value) = op.payload() {
+            slot.wrote(value.len());
+        }
+        match (op, reply) {
+            // Taking an element off a queue is not reading a cache.
+            (Op::ListPop { .. }, Reply::Value(Some(value))) => slot.took(value.len()),
+            (Op::ListPop { .. }, _) => {}
+            (_, Reply::Value(value)) => slot.read(value.as_ref().map(|value| value.len())),
+            (_, Reply::List(list)) => {
+                slot.read((!list.is_empty()).then(|| list.iter().map(|one| one.len()).sum()));
+            }
+            (_, Reply::Pairs(pairs)) => {
+                let bytes = pairs.iter().map(|(field, value)| field.len() + value.len());
+                slot.read((!pairs.is_empty()).then(|| bytes.sum()));
+            }
+            _ => {}
+        }
+    }
+
+    fn slot(&self, batch: &Batch, key: &Key) -> &table::Slot {
+        match batch.label() {
+            Some(label) => self.namespaces.slot(label.as_bytes()),
+            None => self.namespaces.slot(key.prefix().unwrap_or(NO_PREFIX.as_bytes())),
+        }
+    }
+
+    /// The numbers as they stand.
+    pub(crate) fn snapshot(&self) -> Stats {
+        let operations = self.operations.iter().enumerate().filter_map(|(index, operation)| {
+            let operation = operation.get()?;
+            let latency = operation.latency.snapshot();
+            let stats =
+                OperationStats { calls: latency.count(), errors: operation.errors.sum(0), latency };
+            Some((OP_NAMES[index], stats))
+        });
+        Stats { operations: operations.collect(), namespaces: self.namespaces.snapshot() }
+    }
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder").finish_non_exhaustive()
+    }
+}
+
+/// What a client did since it was made. [`CacheClient::stats`](crate::CacheClient::stats) takes it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> larder::Result<()> {
+/// let cache = larder::CacheClient::memory();
+/// cache.set_value("user:1", "Ada", None).await?;
+/// cache.get_value("user:1").await?;
+/// cache.get_value("user:2").await?;
+///
+/// let stats = cache.stats();
+/// let users = &stats.namespaces["user"];
+/// assert_eq!((users.hits, users.misses, users.hit_rate()), (1, 1, Some(0.5)));
+/// assert_eq!(stats.operations["get"].calls, 2);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// By operation (`get`, `set`, `list_push`; `batch` is a pipeline or a transaction as a whole).
+    /// Operations that were never used are not listed.
+    pub operations: BTreeMap<&'static str, OperationStats>,
+    /// By namespace, or by the key's part before the first `:`. At most 128 by default, with the
+    /// rest under [`OTHER`].
+    pub namespaces: BTreeMap<String, NamespaceStats>,
+}
+
+/// The numbers of one operation.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct OperationStats {
+    /// How many calls ended, well or not. A call that was cancelled is not counted.
+    pub calls: u64,
+    /// How many of them failed, a value that could not be decoded included.
+    pub errors: u64,
+    /// From the call to its end, with waiting and repeating.
+    pub latency: Latency,
+}
+
+/// The numbers of one namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct NamespaceStats {
+    /// Reads of values, hashes and lists that found something.
+    pub hits: u64,
+    /// Reads that found nothing.
+    pub misses: u64,
+    /// Operations that failed.
+    pub errors: u64,
+    /// Bytes of values read.
+    pub bytes_read: u64,
+    /// Bytes of values written.
+    pub bytes_written: u64,
+}
+
+impl NamespaceStats {
+    /// Hits among all reads, from 0 to 1; nothing before the first read.
+    pub fn hit_rate(&self) -> Option<f64> {
+        let reads = self.hits + self.misses;
+        (reads > 0).then(|| self.hits as f64 / reads as f64)
+    }
+}

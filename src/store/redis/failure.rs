@@ -1,0 +1,101 @@
+//! The driver's errors as larder's. Of what a server says only the code is kept: the text behind it
+//! can repeat arguments and values.
+
+use redis::{RedisError, ServerError};
+
+use crate::error::{Error, ErrorKind, Outcome};
+
+/// The longest code that is believed to be one.
+const LONGEST_CODE: usize = 24;
+
+/// The server refused one command.
+pub(super) fn refused(error: &ServerError) -> Error {
+    by_code(error.code(), error.details().unwrap_or_default())
+}
+
+/// A request that got no answers. `sent` says whether it may have left the process.
+pub(super) fn failed(error: &RedisError, sent: bool) -> Error {
+    let outcome = if sent { Outcome::Unknown } else { Outcome::NotSent };
+    match error.kind() {
+        redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => aborted_or_refused(error),
+        redis::ErrorKind::AuthenticationFailed => auth(),
+        redis::ErrorKind::Parse => {
+            Error::new(ErrorKind::Protocol, "the server's answer cannot be read")
+                .with_outcome(outcome)
+        }
+        redis::ErrorKind::InvalidClientConfig => {
+            Error::new(ErrorKind::Config, "the driver refuses the connection's settings")
+        }
+        // The driver's client-side refusal: nothing was written.
+        redis::ErrorKind::Client => {
+            Error::new(ErrorKind::Unsupported, "the session refuses this command")
+                .with_outcome(outcome)
+        }
+        _ if error.is_timeout() => {
+            Error::new(ErrorKind::Timeout, "the session's own timeout passed").with_outcome(outcome)
+        }
+        _ => {
+            let text = if sent {
+                "the connection was lost before the answer came"
+            } else {
+                "the connection is lost"
+            };
+            Error::new(ErrorKind::Unavailable, text).with_outcome(outcome)
+        }
+    }
+}
+
+/// A transaction in which commands were refused while they were queued has several errors: the
+/// first says why.
+fn aborted_or_refused(error: &RedisError) -> Error {
+    match error.clone().into_server_errors() {
+        Some(errors) if !errors.is_empty() => {
+            let (at, first) = &errors[0];
+            let cause = refused(first);
+            let kind = match cause.kind() {
+                ErrorKind::Server => ErrorKind::Aborted,
+                kind => kind,
+            };
+            Error::new(kind, format!("the server refused command {} of the transaction", at + 1))
+                .with_outcome(Outcome::Rejected)
+                .with_code(cause.code().unwrap_or("EXECABORT"))
+        }
+        _ => by_code(error.code().unwrap_or("ERR"), error.detail().unwrap_or_default()),
+    }
+}
+
+pub(super) fn auth() -> Error {
+    Error::new(ErrorKind::Auth, "the server refused the credentials")
+}
+
+fn by_code(code: &str, text: &str) -> Error {
+    let (kind, what) = match code {
+        "WRONGTYPE" => (ErrorKind::WrongType, "the key holds another type"),
+        "NOAUTH" | "WRONGPASS" => (ErrorKind::Auth, "the server wants other credentials"),
+        "NOPERM" => (ErrorKind::Permission, "the server's ACL forbids this"),
+        "OOM" => (ErrorKind::OutOfMemory, "the server's memory limit is reached"),
+        "READONLY" => (ErrorKind::ReadOnly, "the server is a read-only replica"),
+        "LOADING" => (ErrorKind::Unavailable, "the server is loading its data"),
+        "BUSY" => (ErrorKind::Unavailable, "the server is busy with a script"),
+        "TRYAGAIN" => (ErrorKind::Unavailable, "the keys are moving between cluster nodes"),
+        "CLUSTERDOWN" => (ErrorKind::Unavailable, "the cluster is down"),
+        "MASTERDOWN" => (ErrorKind::Unavailable, "the replica has lost its primary"),
+        "NOREPLICAS" => (ErrorKind::Unavailable, "the primary has too few replicas to write"),
+        "EXECABORT" => (ErrorKind::Aborted, "the server refused the transaction"),
+        "ERR" if text.contains("is not an integer or out of range") => {
+            (ErrorKind::OutOfRange, "the stored value is not a 64-bit integer")
+        }
+        "ERR" if text.contains("would overflow") => {
+            (ErrorKind::OutOfRange, "the result does not fit 64 bits")
+        }
+        _ => (ErrorKind::Server, "the server refused the command"),
+    };
+    let plain = code.len() <= LONGEST_CODE
+        && !code.is_empty()
+        && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    Error::new(kind, what).with_outcome(Outcome::Rejected).with_code(if plain {
+        code
+    } else {
+        "ERR"
+    })
+}

@@ -1,0 +1,298 @@
+//! One connection that comes back: dead until asked for, then dialled by one task for all who wait.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::dial::{Driver, dial};
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::store::url::RedisTarget;
+
+/// Pauses between attempts: doubling from the first to the last, up to half of each left to chance.
+/// That is at most 12 attempts in the first second and 4 in each that follows, and a server that
+/// is back is noticed within half a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A connection that dies sooner counts as a failed attempt: a server that accepts and hangs up
+/// shall not be hammered.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
+
+/// A connection that is made when it is first used, and again when it was lost.
+#[derive(Clone)]
+pub(super) struct Link(Arc<Shared>);
+
+struct Shared {
+    target: Arc<RedisTarget>,
+    connect_timeout: Duration,
+    state: Mutex<State>,
+    // Ticks whenever `state` changed in a way that waiters want to know.
+    changed: watch::Sender<()>,
+    waiting: AtomicUsize,
+}
+
+struct State {
+    live: Option<Live>,
+    dialling: bool,
+    closed: bool,
+    // Failures in a row, the moment before which no attempt is made, and what the last one said.
+    failures: u32,
+    not_before: Instant,
+    last_error: Option<Error>,
+    // All failed attempts.
+    attempts: u64,
+}
+
+/// A published connection.
+#[derive(Clone)]
+pub(super) struct Live {
+    pub(super) connection: MultiplexedConnection,
+    ended: Arc<AtomicBool>,
+    since: Instant,
+}
+
+impl Live {
+    fn is_up(&self) -> bool {
+        !self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// What a look at the state shows.
+enum Look {
+    Ready(Live),
+    Failed(Error),
+    Wait,
+}
+
+impl Link {
+    pub(super) fn new(target: Arc<RedisTarget>, connect_timeout: Duration) -> Self {
+        Self(Arc::new(Shared {
+            target,
+            connect_timeout,
+            state: Mutex::new(State {
+                live: None,
+                dialling: false,
+                closed: false,
+                failures: 0,
+                not_before: Instant::now(),
+                last_error: None,
+                attempts: 0,
+            }),
+            changed: watch::Sender::new(()),
+            waiting: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The connection, if it is up.
+    pub(super) fn current(&self) -> Option<Live> {
+        self.0.state().live.as_ref().filter(|live| live.is_up()).cloned()
+    }
+
+    /// The connection, waiting for it until `deadline` if it is down.
+    pub(super) async fn get(&self, deadline: Option<Instant>) -> Result<Live> {
+        if let Some(live) = self.current() {
+            return Ok(live);
+        }
+        let _waiting = Waiting::new(&self.0);
+        let mut changed = self.0.changed.subscribe();
+        let seen = self.0.state().attempts;
+        loop {
+            changed.mark_unchanged();
+            match self.look(seen) {
+                Look::Ready(live) => return Ok(live),
+                Look::Failed(error) => return Err(error),
+                Look::Wait => {}
+            }
+            let change = changed.changed();
+            match deadline {
+                None => _ = change.await,
+                Some(deadline) => {
+                    if tokio::time::timeout_at(deadline, change).await.is_err() {
+                        return Err(self.0.state().no_connection(&self.0.target));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops the connection: the next call dials again. For a server that forgot who we are.
+    pub(super) fn discard(&self, used: &Live) {
+        let mut state = self.0.state();
+        if state.live.as_ref().is_some_and(|live| Arc::ptr_eq(&live.ended, &used.ended)) {
+            state.lost();
+        }
+    }
+
+    /// Lets go of the connection for good.
+    pub(super) fn close(&self) {
+        let mut state = self.0.state();
+        state.closed = true;
+        state.live = None;
+        drop(state);
+        self.0.changed.send_replace(());
+    }
+
+    /// Whether there is a connection or a reason to give up; starts the dialling task if neither.
+    /// `seen` is how many attempts had failed when the caller came.
+    fn look(&self, seen: u64) -> Look {
+        let mut state = self.0.state();
+        if state.closed {
+            return Look::Failed(Error::new(ErrorKind::Closed, "the client is closed"));
+        }
+        match &state.live {
+            Some(live) if live.is_up() => return Look::Ready(live.clone()),
+            Some(_) => state.lost(),
+            None => {}
+        }
+        if state.dialling {
+            return Look::Wait;
+        }
+        // What waiting cannot mend is said at once: to whom waited for the attempt, and to who comes
+        // before the next one is due.
+        if let Some(error) = &state.last_error
+            && error.kind() != ErrorKind::Unavailable
+            && (state.attempts > seen || Instant::now() < state.not_before)
+        {
+            return Look::Failed(error.clone());
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return Look::Failed(
+                Error::new(ErrorKind::Config, "a Redis store needs a tokio runtime")
+                    .with_outcome(Outcome::NotSent),
+            );
+        };
+        state.dialling = true;
+        drop(state);
+        runtime.spawn(Dialling(Arc::clone(&self.0)).run());
+        Look::Wait
+    }
+}
+
+impl Shared {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing that can panic runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The published connection is gone.
+    fn lost(&mut self) {
+        let Some(live) = self.live.take() else { return };
+        if live.since.elapsed() >= STABLE_AFTER {
+            self.failures = 0;
+            self.not_before = Instant::now();
+        } else {
+            self.backs_off();
+        }
+    }
+
+    fn backs_off(&mut self) {
+        let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8));
+        self.failures = self.failures.saturating_add(1);
+        let pause = doubled.min(LAST_PAUSE).mul_f64(1.0 - fastrand::f64() / 2.0);
+        self.not_before = Instant::now() + pause;
+    }
+
+    fn no_connection(&self, target: &RedisTarget) -> Error {
+        self.last_error.clone().unwrap_or_else(|| {
+            Error::new(
+                ErrorKind::Unavailable,
+                format!("there was no connection to {} in time", target.address),
+            )
+            .with_outcome(Outcome::NotSent)
+        })
+    }
+}
+
+/// Counts a caller that waits for the connection, however it leaves.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The task that dials. If its runtime is shut down under it, the next caller starts another.
+struct Dialling(Arc<Shared>);
+
+impl Dialling {
+    async fn run(self) {
+        loop {
+            let not_before = self.0.state().not_before;
+            tokio::time::sleep_until(not_before).await;
+            let attempt = tokio::time::timeout(self.0.connect_timeout, dial(&self.0.target)).await;
+            let done = match attempt {
+                Ok(Ok((connection, driver))) => self.publish(connection, driver),
+                Ok(Err(error)) => self.failed(error),
+                Err(_) => self.failed(
+                    Error::new(
+                        ErrorKind::Unavailable,
+                        format!(
+                            "{} did not answer the handshake within {:?}",
+                            self.0.target.address, self.0.connect_timeout
+                        ),
+                    )
+                    .with_outcome(Outcome::NotSent),
+                ),
+            };
+            // A server that stays away is asked only for as long as somebody waits for it.
+            if done {
+                return;
+            }
+        }
+    }
+
+    fn publish(&self, connection: MultiplexedConnection, driver: Driver) -> bool {
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut state = self.0.state();
+        if !state.closed {
+            tokio::spawn(drive(driver, Ended(Arc::clone(&ended))));
+            state.live = Some(Live { connection, ended, since: Instant::now() });
+            state.last_error = None;
+        }
+        true
+    }
+
+    fn failed(&self, error: Error) -> bool {
+        let waiting_helps = error.kind() == ErrorKind::Unavailable;
+        tracing::debug!(target: "larder", %error, "cannot connect");
+        let mut state = self.0.state();
+        state.backs_off();
+        state.attempts += 1;
+        state.last_error = Some(error);
+        state.closed || !waiting_helps || self.0.waiting.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.0.state().dialling = false;
+        self.0.changed.send_replace(());
+    }
+}
+
+/// Says that a connection's driver ended, whether by itself or with its runtime.
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+async fn drive(driver: Driver, _ended: Ended) {
+    driver.await;
+}

@@ -1,0 +1,140 @@
+//! Redis' answers as replies. The driver's own conversions are not used: their errors print values.
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::failure;
+use crate::error::{Error, ErrorKind, Result};
+use crate::op::{Batch, Op, Replies, Reply};
+use crate::ttl::Ttl;
+
+/// The answers to a batch that is not atomic.
+pub(super) fn separate(batch: &Batch, values: Vec<Value>) -> Result<Replies> {
+    if values.len() != batch.ops().len() {
+        return Err(unexpected());
+    }
+    Ok(Replies::many(batch.ops().iter().zip(values).map(|(op, value)| decode(op, value)).collect()))
+}
+
+/// The answers to an atomic batch: what EXEC gave.
+pub(super) fn transaction(batch: &Batch, mut values: Vec<Value>) -> Result<Replies> {
+    match (values.pop(), values.is_empty()) {
+        (Some(Value::Array(replies)), true) => separate(batch, replies),
+        (Some(Value::ServerError(error)), true) => Err(failure::refused(&error)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The answer to one operation.
+pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
+    if let Value::ServerError(error) = &value {
+        return Err(failure::refused(error));
+    }
+    match op {
+        Op::Ping => done(value),
+        Op::Get { .. } | Op::HashGet { .. } | Op::ListPop { .. } => {
+            optional(value).map(Reply::Value)
+        }
+        Op::GetMany { keys } => {
+            let values = elements(value)?.into_iter().map(optional).collect::<Result<Vec<_>>>()?;
+            if values.len() != keys.len() {
+                return Err(unexpected());
+            }
+            Ok(Reply::Values(values))
+        }
+        // SET answers nil when its condition did not hold.
+        Op::Set { .. } => match value {
+            Value::Nil => Ok(Reply::Bool(false)),
+            value => done(value).map(|_| Reply::Bool(true)),
+        },
+        Op::IncrBy { .. } | Op::Delete { .. } | Op::ListPush { .. } | Op::ListRemove { .. } => {
+            integer(&value).map(Reply::Int)
+        }
+        Op::Exists { .. }
+        | Op::Expire { .. }
+        | Op::Persist { .. }
+        | Op::HashSet { .. }
+        | Op::HashDelete { .. }
+        | Op::Acquire { .. }
+        | Op::Release { .. } => integer(&value).map(|number| Reply::Bool(number > 0)),
+        Op::Ttl { .. } => integer(&value).map(Ttl::from_millis).map(Reply::Ttl),
+        Op::HashGetAll { .. } => pairs(value).map(Reply::Pairs),
+        Op::ListRange { .. } => list(value).map(Reply::List),
+        Op::Scan { .. } => {
+            let mut parts = elements(value)?.into_iter();
+            let (Some(cursor), Some(keys), None) = (parts.next(), parts.next(), parts.next())
+            else {
+                return Err(unexpected());
+            };
+            let cursor = std::str::from_utf8(&bytes(cursor)?)
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(unexpected)?;
+            Ok(Reply::Keys { cursor, keys: list(keys)? })
+        }
+    }
+}
+
+fn done(value: Value) -> Result<Reply> {
+    match value {
+        Value::Okay | Value::SimpleString(_) => Ok(Reply::Done),
+        _ => Err(unexpected()),
+    }
+}
+
+fn integer(value: &Value) -> Result<i64> {
+    match value {
+        Value::Int(number) => Ok(*number),
+        _ => Err(unexpected()),
+    }
+}
+
+fn bytes(value: Value) -> Result<Bytes> {
+    match value {
+        Value::BulkString(bytes) => Ok(Bytes::from(bytes)),
+        Value::SimpleString(text) => Ok(Bytes::from(text)),
+        Value::VerbatimString { text, .. } => Ok(Bytes::from(text)),
+        // What the driver makes of the status `OK`, which a script may store.
+        Value::Okay => Ok(Bytes::from_static(b"OK")),
+        _ => Err(unexpected()),
+    }
+}
+
+fn optional(value: Value) -> Result<Option<Bytes>> {
+    match value {
+        Value::Nil => Ok(None),
+        value => bytes(value).map(Some),
+    }
+}
+
+fn elements(value: Value) -> Result<Vec<Value>> {
+    match value {
+        Value::Array(elements) | Value::Set(elements) => Ok(elements),
+        _ => Err(unexpected()),
+    }
+}
+
+fn list(value: Value) -> Result<Vec<Bytes>> {
+    elements(value)?.into_iter().map(bytes).collect()
+}
+
+/// RESP3 answers a map, RESP2 a flat list.
+fn pairs(value: Value) -> Result<Vec<(Bytes, Bytes)>> {
+    match value {
+        Value::Map(pairs) => {
+            pairs.into_iter().map(|(field, value)| Ok((bytes(field)?, bytes(value)?))).collect()
+        }
+        value => {
+            let mut flat = list(value)?.into_iter();
+            let mut pairs = Vec::with_capacity(flat.len() / 2);
+            while let Some(field) = flat.next() {
+                pairs.push((field, flat.next().ok_or_else(unexpected)?));
+            }
+            Ok(pairs)
+        }
+    }
+}
+
+fn unexpected() -> Error {
+    Error::new(ErrorKind::Protocol, "the server's answer does not fit the command")
+}
