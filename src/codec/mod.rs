@@ -1,0 +1,13 @@
+//! What is stored: plain text and plain JSON that any language reads (`docs/interop.md`).
+
+mod decode;
+mod encode;
+pub mod json;
+mod text;
+
+pub use text::IntoValue;
+pub(crate) use {
+    decode::decode_json,
+    encode::{Shape, encode_json},
+    text::decode_text,
+};
