@@ -130,10 +130,9 @@ pub fn reset() {
 fn current() -> Result<CacheClient> {
     match &read().phase {
         Phase::Ready(client) => Ok(client.clone()),
-        Phase::Empty | Phase::Starting => Err(Error::new(
-            ErrorKind::NotInitialized,
-            "the global client is not set up",
-        )),
+        Phase::Empty | Phase::Starting => {
+            Err(Error::new(ErrorKind::NotInitialized, "the global client is not set up"))
+        }
     }
 }
 
@@ -148,9 +147,9 @@ impl Claim {
         let taken = match &state.phase {
             Phase::Empty => None,
             Phase::Starting => Some("the global client is being set up already; call init once"),
-            Phase::Ready(_) => {
-                Some("the global client is set up already; call larder::reset() before another init")
-            }
+            Phase::Ready(_) => Some(
+                "the global client is set up already; call larder::reset() before another init",
+            ),
         };
         if let Some(taken) = taken {
             return Err(Error::new(ErrorKind::Config, taken).with_op("init"));
@@ -168,9 +167,7 @@ impl Claim {
         }
         drop(state);
         let overtaken = "larder::close() or larder::reset() came before the client was set up";
-        Err(Error::new(ErrorKind::Closed, overtaken)
-            .with_outcome(Outcome::NotSent)
-            .with_op("init"))
+        Err(Error::new(ErrorKind::Closed, overtaken).with_outcome(Outcome::NotSent).with_op("init"))
     }
 }
 

@@ -103,7 +103,7 @@ impl CacheClient {
 
     /// What this client and its clones did so far. Costs no round trip.
     pub fn stats(&self) -> Stats {
-        self.settled().map_or_else(|_| Stats::default(), |client| client.0.recorder.snapshot())
+        self.settled().unwrap_or_else(|_| self.clone()).0.recorder.snapshot()
     }
 
     /// What the store can do.
