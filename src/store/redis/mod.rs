@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use self::command::Request;
 use self::link::{Link, Live};
-use super::url::RedisTarget;
+use super::url::{RedisTarget, Target};
 use super::{Capabilities, Store};
-use crate::error::{ErrorKind, Outcome, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
 mod command;
@@ -63,6 +63,25 @@ impl RedisStore {
         }))
     }
 
+    /// A store on the server that a URL names, without the client's deadline, repeating and error
+    /// context around it: for tests and for stores of your own that wrap one. Nothing is connected
+    /// before the first use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] if the URL is wrong, or does not name a server.
+    pub fn open(url: &str) -> Result<Self> {
+        match Target::parse(url)? {
+            Target::Redis(target) => {
+                let connections = target.options.connections.unwrap_or(CONNECTIONS);
+                let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+                Ok(Self::to(target, connections, patience))
+            }
+            Target::Memory { .. } => {
+                Err(Error::new(ErrorKind::Config, "the URL names the embedded store, not a server"))
+            }
+        }
+    }
+
     /// A store over injected sessions.
     pub fn over(provider: impl SessionProvider) -> Self {
         Self(Arc::new(Source::Injected(Box::new(provider))))
@@ -97,10 +116,9 @@ impl fmt::Debug for RedisStore {
 }
 
 impl Store for RedisStore {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
-        let source = Arc::clone(&self.0);
+    fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
         Box::pin(async move {
-            match &*source {
+            match &*self.0 {
                 Source::Own { links, next, .. } => {
                     let link = match links.as_slice() {
                         [only] => only,
@@ -129,15 +147,14 @@ impl Store for RedisStore {
     }
 }
 
-async fn run_on_own(batch: &Batch, link: &Link, live: Live) -> Result<Replies> {
-    let mut connection = live.connection.clone();
+async fn run_on_own(batch: &Batch, link: &Link, mut live: Live) -> Result<Replies> {
     let done = match Request::of(batch) {
         // Past the boxed future of the driver's trait: this is the path that most calls take.
         Request::One(cmd) => {
             batch.mark_sent();
-            one(batch, connection.send_packed_command(&cmd).await)
+            one(batch, live.connection.send_packed_command(&cmd).await)
         }
-        Request::Many(pipeline) => many(batch, &pipeline, &mut connection).await,
+        Request::Many(pipeline) => many(batch, &pipeline, &mut live.connection).await,
     };
     // A server that wants credentials again, after they were changed, gets them from a new handshake.
     if forgot_us(&done) {
@@ -192,7 +209,7 @@ async fn many(
 }
 
 fn forgot_us(done: &Result<Replies>) -> bool {
-    let is_auth = |error: &crate::Error| error.kind() == ErrorKind::Auth;
+    let is_auth = |error: &Error| error.kind() == ErrorKind::Auth;
     match done {
         Ok(replies) => replies.results().iter().any(|result| result.as_ref().is_err_and(is_auth)),
         Err(error) => is_auth(error),
