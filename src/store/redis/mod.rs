@@ -21,6 +21,7 @@ use crate::op::{Batch, Replies};
 mod command;
 mod dial;
 mod failure;
+mod gather;
 mod link;
 mod reply;
 mod scripts;
