@@ -37,6 +37,10 @@ impl Pulse {
 
 /// A stream whose writes let ready tasks run once before they leave, if more than one call is in
 /// flight. Replies that came in one read wake many tasks, and what those ask next shares one write.
+///
+/// Measured with `bench` at 64 tasks on 2 cores: 57 requests a write instead of 10, 0.92 to 1.15
+/// times the bare driver's rate instead of 0.76, and a sixth less CPU time a call. A lone caller never
+/// waits. Waiting more than once, for as long as the buffer grows, gained nothing.
 pub(super) struct Gather<S> {
     stream: S,
     pulse: Arc<Pulse>,
