@@ -143,7 +143,7 @@ mod tests {
         for json in
             ["", "canary", "{\"a\":canary}", "[1,2", "1 2", "\u{feff}1", "\"\\ud800\"", "nul"]
         {
-            let error = refused::<serde::de::IgnoredAny>(json);
+            let error = refused::<crate::json::Value>(json);
             assert!(error.contains("line 1 column"), "{json}: {error}");
         }
     }

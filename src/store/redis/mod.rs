@@ -211,7 +211,7 @@ async fn many(
 }
 
 fn forgot_us(done: &Result<Replies>) -> bool {
-    let is_auth = |error: &crate::Error| error.kind() == ErrorKind::Auth;
+    let is_auth = |error: &Error| error.kind() == ErrorKind::Auth;
     match done {
         Ok(replies) => replies.results().iter().any(|result| result.as_ref().is_err_and(is_auth)),
         Err(error) => is_auth(error),
