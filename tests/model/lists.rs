@@ -35,7 +35,7 @@ const KINDS: u8 = 23;
 
 /// One operation, as the few small numbers that it is made from.
 #[derive(Clone, Copy)]
-pub struct Act {
+pub(crate) struct Act {
     kind: u8,
     key: usize,
     text: usize,
@@ -61,7 +61,7 @@ impl Act {
         let number = NUMBERS[self.number];
         let expiry = self.ttl.map(millis);
         let sure_expiry = expiry.unwrap_or(millis(3_600_000));
-        let side = if self.other % 2 == 0 { Direction::Left } else { Direction::Right };
+        let side = if self.other.is_multiple_of(2) { Direction::Left } else { Direction::Right };
         match self.kind {
             0 => Op::Get { key },
             1 => Op::Set { key, value, expiry, only_if: None },
@@ -114,7 +114,7 @@ impl fmt::Debug for Act {
 
 /// Operations that are sent together, or a pause.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub(crate) enum Step {
     One(Act),
     Pipeline(Vec<Act>),
     Atomic(Vec<Act>),
@@ -123,7 +123,7 @@ pub enum Step {
 
 impl Step {
     /// The batch that it is, unless it is a pause.
-    pub fn batch(&self, prefix: &str) -> Option<Batch> {
+    pub(crate) fn batch(&self, prefix: &str) -> Option<Batch> {
         let ops = |acts: &[Act]| acts.iter().map(|act| act.op(prefix)).collect();
         match self {
             Self::One(act) => Some(Batch::one("model", act.op(prefix))),
@@ -134,16 +134,16 @@ impl Step {
     }
 }
 
-pub type List = Vec<Step>;
+pub(crate) type List = Vec<Step>;
 
 /// A list without pauses, for stores whose clock runs by itself: what it does is over long before
 /// the shortest of its TTLs.
-pub fn timeless() -> impl Strategy<Value = List> {
+pub(crate) fn timeless() -> impl Strategy<Value = List> {
     prop::collection::vec(batches(&[3_600_000, 7_200_000]), 1..10)
 }
 
 /// A list in which time passes: TTLs and pauses meet to the millisecond.
-pub fn timed() -> impl Strategy<Value = List> {
+pub(crate) fn timed() -> impl Strategy<Value = List> {
     let pause = prop::sample::select(&[1_u64, 9, 10, 500, 999, 1_000, 3_600_000][..]);
     let step = prop_oneof![
         2 => batches(&[1, 10, 500, 1_000, 3_600_000]),
@@ -161,7 +161,7 @@ fn batches(ttls: &'static [u64]) -> impl Strategy<Value = Step> {
 }
 
 /// Looks at everything that a list can have left behind, and deletes it.
-pub fn last_look(prefix: &str) -> Batch {
+pub(crate) fn last_look(prefix: &str) -> Batch {
     let keys: Vec<_> = KEYS.iter().map(|name| place(prefix, name)).collect();
     let mut ops: Vec<_> = keys
         .iter()

@@ -110,13 +110,13 @@ fn the_embedded_store_redis_and_the_model_answer_alike() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(RedisServer::start());
     let redis = RedisStore::open(&server.url()).unwrap();
-    let memory = MemoryStore::new();
     let count = Count::default();
     // Lists of one case run at the same time over one connection: each has to get its own replies.
     let cases = prop::collection::vec(timeless(), 1..100);
     check(&count, cases, |lists| {
+        let memory = MemoryStore::new();
         let run = async {
-            // From an earlier failure of the same case, when it is shrunk.
+            // What a failure left behind, when its case is shrunk.
             server.command(&["FLUSHALL"]).await;
             let each = lists.iter().enumerate().map(async |(n, list)| {
                 let prefix = format!("list{n}:");

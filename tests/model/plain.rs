@@ -6,21 +6,25 @@ use std::time::Duration;
 use larder::op::{Op, Reply};
 use larder::{Direction, ErrorKind, Outcome, Presence, Ttl};
 
+type Fields = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Why an operation is refused: the kind, and the server's code.
+type Refusal = (ErrorKind, &'static str);
+
 enum Data {
     Text(Vec<u8>),
-    Hash(BTreeMap<Vec<u8>, Vec<u8>>),
+    Hash(Fields),
     List(Vec<Vec<u8>>),
 }
 
 /// What an operation answered, in a form in which equal means equal: what has no order is sorted.
 #[derive(Clone, PartialEq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Reply(Reply),
     Refused(ErrorKind, Outcome, Option<String>),
 }
 
 impl Answer {
-    pub fn of(result: &larder::Result<Reply>) -> Self {
+    pub(crate) fn of(result: &larder::Result<Reply>) -> Self {
         match result {
             Ok(reply) => Self::Reply(in_order(reply.clone())),
             Err(error) => {
@@ -30,7 +34,7 @@ impl Answer {
     }
 
     /// The same with remaining times in tens of minutes: for stores whose clock really runs.
-    pub fn with_coarse_time(self) -> Self {
+    pub(crate) fn with_coarse_time(self) -> Self {
         match self {
             Self::Reply(Reply::Ttl(Ttl::Remaining(left))) => {
                 let tens = (left.as_secs() + 300) / 600;
@@ -76,16 +80,16 @@ fn in_order(reply: Reply) -> Reply {
 
 /// The data of the model, and its clock.
 #[derive(Default)]
-pub struct Model {
+pub(crate) struct Model {
     keys: BTreeMap<Vec<u8>, (Data, Option<u64>)>,
-    pub now: u64,
+    pub(crate) now: u64,
 }
 
-const WRONG_TYPE: (ErrorKind, &str) = (ErrorKind::WrongType, "WRONGTYPE");
-const OUT_OF_RANGE: (ErrorKind, &str) = (ErrorKind::OutOfRange, "ERR");
+const WRONG_TYPE: Refusal = (ErrorKind::WrongType, "WRONGTYPE");
+const OUT_OF_RANGE: Refusal = (ErrorKind::OutOfRange, "ERR");
 
 impl Model {
-    pub fn answer(&mut self, op: &Op) -> Answer {
+    pub(crate) fn answer(&mut self, op: &Op) -> Answer {
         let now = self.now;
         self.keys.retain(|_, (_, expires)| expires.is_none_or(|at| at > now));
         let answer = self.execute(op);
@@ -100,7 +104,7 @@ impl Model {
         }
     }
 
-    fn text(&self, key: &[u8]) -> Result<Option<Vec<u8>>, (ErrorKind, &'static str)> {
+    fn text(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         match self.keys.get(key) {
             None => Ok(None),
             Some((Data::Text(text), _)) => Ok(Some(text.clone())),
@@ -108,10 +112,7 @@ impl Model {
         }
     }
 
-    fn hash(
-        &mut self,
-        key: &[u8],
-    ) -> Result<&mut BTreeMap<Vec<u8>, Vec<u8>>, (ErrorKind, &'static str)> {
+    fn hash(&mut self, key: &[u8]) -> Result<&mut Fields, Refusal> {
         let empty = (Data::Hash(BTreeMap::new()), None);
         match &mut self.keys.entry(key.to_vec()).or_insert(empty).0 {
             Data::Hash(fields) => Ok(fields),
@@ -119,7 +120,7 @@ impl Model {
         }
     }
 
-    fn list(&mut self, key: &[u8]) -> Result<&mut Vec<Vec<u8>>, (ErrorKind, &'static str)> {
+    fn list(&mut self, key: &[u8]) -> Result<&mut Vec<Vec<u8>>, Refusal> {
         let empty = (Data::List(Vec::new()), None);
         match &mut self.keys.entry(key.to_vec()).or_insert(empty).0 {
             Data::List(elements) => Ok(elements),
@@ -127,7 +128,7 @@ impl Model {
         }
     }
 
-    fn execute(&mut self, op: &Op) -> Result<Reply, (ErrorKind, &'static str)> {
+    fn execute(&mut self, op: &Op) -> Result<Reply, Refusal> {
         let now = self.now;
         Ok(match op {
             Op::Ping => Reply::Done,
