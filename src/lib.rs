@@ -2,7 +2,9 @@
 
 mod client;
 mod codec;
+mod config;
 mod error;
+mod global;
 mod key;
 mod key_part;
 mod lock;
@@ -16,7 +18,9 @@ mod ttl;
 
 pub use client::{Builder, CacheClient, DEADLINE, Group};
 pub use codec::{IntoValue, json};
+pub use config::CacheConfig;
 pub use error::{Error, ErrorKind, Outcome, Result};
+pub use global::{CLOSE_DEADLINE, cache, close, init, init_with, reset};
 pub use key::{Key, MAX_BYTES};
 pub use key_part::{KeyParts, KeyWriter};
 pub use lock::{LockId, LockOptions};

@@ -216,7 +216,7 @@ impl Builder {
         let gated = Gate::new(bounded);
         let explained = Context::new(gated);
         let store = Arc::new(Observe::new(explained, Arc::clone(&recorder)));
-        CacheClient(Arc::new(Inner { store, redis, recorder }))
+        CacheClient(Arc::new(Inner { store, redis, recorder, stands_for: None }))
     }
 }
 

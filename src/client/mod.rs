@@ -45,6 +45,8 @@ struct Inner {
     store: Arc<dyn Store>,
     redis: Option<RedisStore>,
     recorder: Arc<Recorder>,
+    // Finds the client that this one stands for, if it was handed out before there was one.
+    stands_for: Option<fn() -> Result<CacheClient>>,
 }
 
 impl CacheClient {
@@ -68,6 +70,24 @@ impl CacheClient {
         Self::builder().provider(provider).assemble()
     }
 
+    /// A client that stands for another, which `find` knows at the time of a call. `store` looks for
+    /// it too.
+    pub(crate) fn late(store: impl Store, find: fn() -> Result<CacheClient>) -> Self {
+        let recorder = Arc::new(Recorder::new(crate::stats::MAX_NAMESPACES));
+        Self(Arc::new(Inner {
+            store: Arc::new(store),
+            redis: None,
+            recorder,
+            stands_for: Some(find),
+        }))
+    }
+
+    /// The client that this one stands for: itself, unless it is a [`late`](Self::late) one that
+    /// has found it.
+    fn settled(&self) -> Result<CacheClient> {
+        self.0.stands_for.map_or_else(|| Ok(self.clone()), |find| find())
+    }
+
     /// A client with settings of your own.
     pub fn builder() -> Builder {
         Builder::new()
@@ -83,7 +103,7 @@ impl CacheClient {
 
     /// What this client and its clones did so far. Costs no round trip.
     pub fn stats(&self) -> Stats {
-        self.0.recorder.snapshot()
+        self.settled().unwrap_or_else(|_| self.clone()).0.recorder.snapshot()
     }
 
     /// What the store can do.
@@ -97,7 +117,8 @@ impl CacheClient {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) on the embedded store; what connecting
     /// or the session provider gives.
     pub async fn session(&self) -> Result<Session> {
-        match &self.0.redis {
+        let client = self.settled().map_err(|error| error.with_op("session"))?;
+        match &client.0.redis {
             Some(redis) => redis.session().await.map_err(|error| error.with_op("session")),
             None => Err(no_session().with_op("session")),
         }
@@ -134,7 +155,9 @@ impl CacheClient {
 
     /// Counts an undecodable reply, and names its operation and key.
     pub(crate) fn undecodable(&self, batch: &Batch, error: Error) -> Error {
-        self.0.recorder.undecodable(batch);
+        if let Ok(client) = self.settled() {
+            client.0.recorder.undecodable(batch);
+        }
         let error = error.with_op(batch.name());
         match batch.sole_key() {
             Some(key) => error.with_key(key),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -162,8 +162,11 @@ impl Mistakes {
 
 /// Decimal digits and nothing else; `str::parse` would take `+1`.
 pub(crate) fn whole_number(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten()
+    is_digits(text).then(|| text.parse().ok()).flatten()
+}
+
+pub(crate) fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// A URL behind its scheme.
@@ -344,8 +347,19 @@ fn host_and_port_of(text: &str, mistakes: &mut Mistakes) -> Option<Address> {
     Some(Address::Tcp { host: host.to_owned(), port })
 }
 
+/// Checks a host that stands alone: a name, or an address with or without brackets, which are
+/// taken away.
+pub(crate) fn address_or_name(host: &str) -> Result<&str, &'static str> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if bare.parse::<Ipv6Addr>().is_ok() {
+        return Ok(bare);
+    }
+    check_host(host)?;
+    Ok(host)
+}
+
 /// Checks a host name or an IPv4 address.
-pub(crate) fn check_host(host: &str) -> Result<(), &'static str> {
+fn check_host(host: &str) -> Result<(), &'static str> {
     if host.is_empty() {
         Err("the host is empty")
     } else if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
@@ -409,7 +423,7 @@ impl<'a> Options<'a> {
 }
 
 /// A misspelt option is worth naming; anything else behind a `?` may be a secret.
-pub(crate) fn looks_like_a_name(name: &str) -> bool {
+fn looks_like_a_name(name: &str) -> bool {
     name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
@@ -417,33 +431,34 @@ pub(crate) fn looks_like_a_name(name: &str) -> bool {
 pub(crate) fn build(
     address: &Address,
     username: Option<&str>,
-    password: Option<&SecretString>,
+    password: Option<&str>,
     db: u64,
 ) -> SecretString {
-    let password = password.map(ExposeSecret::expose_secret);
     let encode = |text| utf8_percent_encode(text, ENCODED).to_string();
-    SecretString::from(render(address, username.map(encode), password.map(encode), db))
-}
-
-/// The same URL with the credentials as `***`, to be shown.
-pub(crate) fn build_masked(address: &Address, username: bool, password: bool, db: u64) -> String {
-    let mask = |there: bool| there.then(|| "***".to_owned());
-    render(address, mask(username), mask(password), db)
-}
-
-fn render(address: &Address, user: Option<String>, pass: Option<String>, db: u64) -> String {
-    let userinfo = match (user, pass) {
+    let userinfo = match (username.map(encode), password.map(encode)) {
         (None, None) => String::new(),
         (user, pass) => format!("{}:{}@", user.unwrap_or_default(), pass.unwrap_or_default()),
     };
-    match address {
+    SecretString::from(match address {
         Address::Tcp { .. } => format!("redis://{userinfo}{address}/{db}"),
         Address::Unix(path) => {
             let path = path.to_string_lossy();
             let path = utf8_percent_encode(&path, PATH_ENCODED);
             format!("redis+unix://{userinfo}{path}?db={db}")
         }
-    }
+    })
+}
+
+/// A URL that was parsed, with `***` for the username and the password, to be shown.
+pub(crate) fn masked(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    let Some(at) = url[start..end].rfind('@') else {
+        return url.to_owned();
+    };
+    let mask = |text: &str| if text.is_empty() { "" } else { "***" };
+    let (username, password) = url[start..start + at].split_once(':').unwrap_or_default();
+    format!("{}{}:{}{}", &url[..start], mask(username), mask(password), &url[start + at..])
 }
 
 const PATH_ENCODED: &AsciiSet = &ENCODED.remove(b'/');

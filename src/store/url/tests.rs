@@ -1,6 +1,7 @@
 //! Tests of the URL parser.
 
 use proptest::prelude::*;
+use secrecy::ExposeSecret;
 
 use super::*;
 
@@ -195,6 +196,21 @@ fn debug_hides_who_we_are() {
     assert!(shown.contains("some-host") && shown.contains("***"), "{shown}");
 }
 
+#[test]
+fn a_masked_url_keeps_everything_but_the_credentials() {
+    for (url, expected) in [
+        ("redis://h:1/2?connections=1", "redis://h:1/2?connections=1"),
+        ("redis://us:p@s:@h/1", "redis://***:***@h/1"),
+        ("redis://:pw@h", "redis://:***@h"),
+        ("redis://us:@h", "redis://***:@h"),
+        ("redis+unix:///a@b", "redis+unix:///a@b"),
+        ("redis+unix://us:pw@/a?db=1", "redis+unix://***:***@/a?db=1"),
+        ("memory://?max_bytes=5", "memory://?max_bytes=5"),
+    ] {
+        assert_eq!(masked(url), expected);
+    }
+}
+
 proptest! {
     #[test]
     fn any_username_and_password_survive_building_and_parsing(
@@ -202,8 +218,7 @@ proptest! {
     ) {
         let host = if v6 { "2001:db8::1" } else { "cache.example" };
         let address = Address::Tcp { host: host.to_owned(), port: 7 };
-        let secret = SecretString::from(pass.clone());
-        let url = build(&address, Some(&user), Some(&secret), db);
+        let url = build(&address, Some(&user), Some(&pass), db);
         let target = redis(url.expose_secret());
         prop_assert_eq!(&target.address, &address);
         prop_assert_eq!(target.username.clone().unwrap_or_default(), user);
@@ -214,7 +229,7 @@ proptest! {
     #[test]
     fn any_password_survives_beside_any_socket_path(pass in any::<String>(), path in "/[^\0]{1,40}") {
         let address = Address::Unix(path.into());
-        let url = build(&address, None, Some(&SecretString::from(pass.clone())), 1);
+        let url = build(&address, None, Some(&pass), 1);
         let target = redis(url.expose_secret());
         prop_assert_eq!(&target.address, &address);
         prop_assert_eq!(password(&target).unwrap_or_default(), pass);
