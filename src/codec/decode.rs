@@ -140,7 +140,7 @@ mod tests {
     fn what_is_not_json_is_an_error_with_a_place() {
         for json in ["", "canary", "{\"a\":canary}", "[1,2", "1 2", "\u{feff}1", "\"\\ud800\"", "nul"]
         {
-            let error = refused::<serde::de::IgnoredAny>(json);
+            let error = refused::<crate::json::Value>(json);
             assert!(error.contains("line 1 column"), "{json}: {error}");
         }
     }

@@ -1,14 +1,28 @@
 //! What tests of a cache need: real servers, broken networks, failing stores (feature `testing`).
 //!
+//! - [`conformance`] holds any store to the contract of [`Store`](crate::store::Store).
 //! - [`RedisServer`] starts a real `redis-server` on a free port, in a directory of its own, and
 //!   stops it when it is dropped. It can be paused, killed and restarted.
+//! - [`FaultProxy`] stands between a client and a server and delays, cuts, swallows, slices or
+//!   corrupts what passes; it counts, and writes down the commands that it saw.
+//! - [`ScriptedServer`] gives the answers that no real server gives on demand.
+//! - [`Faulty`] wraps a store and fails batches on purpose: for tests of a service, without a
+//!   server.
 //! - [`RawConnection`] speaks to a server without larder in between, so that a test can look from
 //!   the other side.
 //!
 //! Everything here panics where it cannot go on: a test without its server has to fail.
 
+pub mod conformance;
+mod faulty;
+mod frames;
+mod proxy;
 mod resp;
+mod scripted;
 mod server;
 
+pub use faulty::{Fault, Faulty};
+pub use proxy::{Cut, FaultProxy, Link, SentCommand};
 pub use resp::{RawConnection, Resp};
+pub use scripted::{Scripted, ScriptedServer};
 pub use server::{RedisServer, RedisServerBuilder};

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use self::command::Request;
 use self::link::{Link, Live};
-use super::url::RedisTarget;
+use super::url::{RedisTarget, Target};
 use super::{Capabilities, Store};
-use crate::error::{ErrorKind, Outcome, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
 mod command;
@@ -61,6 +61,25 @@ impl RedisStore {
             target,
             patience: connect_timeout,
         }))
+    }
+
+    /// A store on the server that a URL names, without the client's deadline, repeating and error
+    /// context around it: for tests and for stores of your own that wrap one. Nothing is connected
+    /// before the first use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] if the URL is wrong, or does not name a server.
+    pub fn open(url: &str) -> Result<Self> {
+        match Target::parse(url)? {
+            Target::Redis(target) => {
+                let connections = target.options.connections.unwrap_or(CONNECTIONS);
+                let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+                Ok(Self::to(target, connections, patience))
+            }
+            Target::Memory { .. } => {
+                Err(Error::new(ErrorKind::Config, "the URL names the embedded store, not a server"))
+            }
+        }
     }
 
     /// A store over injected sessions.
@@ -192,7 +211,7 @@ async fn many(
 }
 
 fn forgot_us(done: &Result<Replies>) -> bool {
-    let is_auth = |error: &crate::Error| error.kind() == ErrorKind::Auth;
+    let is_auth = |error: &Error| error.kind() == ErrorKind::Auth;
     match done {
         Ok(replies) => replies.results().iter().any(|result| result.as_ref().is_err_and(is_auth)),
         Err(error) => is_auth(error),

@@ -1,0 +1,164 @@
+//! The shape holds: dependencies point one way, and what the design keeps in one place stays there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The library's modules from the bottom to the top; a module may use those of its own line and below.
+const LAYERS: [&[&str]; 8] = [
+    &["error", "key", "key_part", "ttl"],
+    &["op", "codec"],
+    &["stats"],
+    &["store"],
+    &["near", "flight", "lease", "lock"],
+    &["client"],
+    &["namespace"],
+    &["config", "global"],
+];
+
+/// Modules of one line that must not know each other.
+const STRANGERS: [&str; 4] = ["near", "flight", "lease", "lock"];
+
+struct Source {
+    path: String,
+    module: String,
+    // Without comments, docs and what stands behind `#[cfg(test)]`.
+    code: Vec<String>,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn sources() -> Vec<Source> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root(), &mut found);
+    found
+        .into_iter()
+        .map(|path| {
+            let inside = path.strip_prefix(root()).unwrap();
+            let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text
+                .lines()
+                .take_while(|line| line.trim() != "#[cfg(test)]")
+                .map(|line| line.split("//").next().unwrap_or_default().to_owned())
+                .collect();
+            Source {
+                path: inside.to_string_lossy().into_owned(),
+                module: first.trim_end_matches(".rs").to_owned(),
+                code,
+            }
+        })
+        .collect()
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|modules| modules.contains(&module))
+}
+
+/// The names behind `crate::` in a line.
+fn used(line: &str) -> impl Iterator<Item = &str> {
+    line.split("crate::").skip(1).map(|rest| {
+        let end = rest.find(|one: char| !one.is_alphanumeric() && one != '_');
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let mut edges = 0;
+    let mut wrong = Vec::new();
+    for source in sources() {
+        if matches!(source.module.as_str(), "lib" | "testing") {
+            continue;
+        }
+        let Some(from) = layer(&source.module) else {
+            wrong.push(format!("{} is in no layer", source.path));
+            continue;
+        };
+        for name in source.code.iter().flat_map(|line| used(line)) {
+            edges += 1;
+            match layer(name) {
+                None => {
+                    wrong.push(format!("{} uses crate::{name}, which is no module", source.path))
+                }
+                Some(to) if to > from => wrong.push(format!("{} looks up to {name}", source.path)),
+                Some(_)
+                    if name != source.module
+                        && STRANGERS.contains(&name)
+                        && STRANGERS.contains(&source.module.as_str()) =>
+                {
+                    wrong.push(format!("{} knows {name}", source.path));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    assert!(edges > 100, "only {edges} uses were found: this test no longer sees the code");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    println!("architecture: {edges} uses, 0 upward");
+}
+
+#[test]
+fn only_the_redis_store_names_the_driver_and_holds_lua() {
+    for source in sources() {
+        let inside = source.path.starts_with("store/redis");
+        for line in &source.code {
+            let names_driver = line.contains("redis::") && !line.contains("store::redis::");
+            let own_module = line.contains("self::redis") || line.contains("super::redis::");
+            let re_export = source.path == "lib.rs";
+            let tests_it = source.module == "testing";
+            assert!(
+                !names_driver
+                    || own_module
+                    || inside
+                    || re_export
+                    || tests_it
+                    || (source.path == "store/mod.rs"
+                        && line.contains("pub use redis::RedisStore")),
+                "{} names the driver: {line}",
+                source.path
+            );
+            assert!(
+                inside || !(line.contains("redis.call") || line.contains("redis.pcall")),
+                "{} holds Lua: {line}",
+                source.path
+            );
+        }
+    }
+}
+
+#[test]
+fn the_stores_do_not_know_each_other() {
+    for source in sources() {
+        let other = match source.path.as_str() {
+            path if path.starts_with("store/redis") => "memory::",
+            path if path.starts_with("store/memory") => "redis::",
+            _ => continue,
+        };
+        for line in &source.code {
+            assert!(!line.contains(other), "{} knows {other}: {line}", source.path);
+        }
+    }
+}
+
+#[test]
+fn the_library_never_lists_or_flushes_everything() {
+    for source in sources().into_iter().filter(|source| source.module != "testing") {
+        for line in &source.code {
+            for command in ["\"KEYS\"", "FLUSHALL", "FLUSHDB", "unsafe "] {
+                assert!(!line.contains(command), "{} has {command}: {line}", source.path);
+            }
+        }
+    }
+}

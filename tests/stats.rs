@@ -1,0 +1,155 @@
+//! Statistics say exactly what a script did: counts, latencies, errors, and the same in `metrics`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use larder::op::{Batch, Replies};
+use larder::store::{Capabilities, MemoryStore, Store};
+use larder::{CacheClient, Direction, NO_PREFIX, OTHER};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+/// The embedded store, which takes its time: under paused time, exactly that.
+struct Slow(MemoryStore, Duration);
+
+impl Store for Slow {
+    fn run(&self, batch: Batch) -> BoxFuture<'static, larder::Result<Replies>> {
+        let running = self.0.run(batch);
+        let pause = self.1;
+        Box::pin(async move {
+            // The latency that the test measures.
+            tokio::time::sleep(pause).await;
+            running.await
+        })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+}
+
+/// What both tests do: 5 reads, of which 2 hit; 2 errors; 3 writes; a pipeline.
+async fn script(cache: &CacheClient) -> larder::Result<()> {
+    cache.set_value("user:1", "12345", None).await?;
+    cache.set_value("user:2", "123", None).await?;
+    cache.push_to_list("jobs:mail", "1234567", Direction::Right).await?;
+    for key in ["user:1", "user:2", "user:3", "plain"] {
+        cache.get_value(key).await?;
+    }
+    assert!(cache.get_value("jobs:mail").await.unwrap_err().is_wrong_type());
+    assert!(cache.get_dict::<HashMap<String, u8>>("user:1").await.unwrap_err().is_decode());
+    cache.left_pop_list("jobs:mail").await?;
+    cache.pipeline().get_value("user:1").get_value("user:9").run().await?;
+    assert!(cache.get_value("").await.unwrap_err().is_invalid_input());
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_and_latencies_match_the_script_exactly() {
+    let pause = Duration::from_millis(5);
+    let cache = CacheClient::builder().store(Slow(MemoryStore::new(), pause)).build().unwrap();
+    script(&cache).await.unwrap();
+
+    let stats = cache.stats();
+    let user = &stats.namespaces["user"];
+    // get 1, get 2, get_dict 1 (found, then not decodable), and one in the pipeline.
+    assert_eq!((user.hits, user.misses, user.errors), (4, 2, 1));
+    assert_eq!((user.bytes_written, user.bytes_read), (8, 5 + 3 + 5 + 5));
+    assert_eq!(user.hit_rate(), Some(4.0 / 6.0));
+    let jobs = &stats.namespaces["jobs"];
+    assert_eq!((jobs.hits, jobs.misses, jobs.errors), (0, 0, 1));
+    assert_eq!((jobs.bytes_written, jobs.bytes_read), (7, 7));
+    assert_eq!(stats.namespaces[NO_PREFIX].misses, 1);
+    assert_eq!(stats.namespaces.len(), 3);
+
+    let calls: Vec<_> =
+        stats.operations.iter().map(|(name, one)| (*name, one.calls, one.errors)).collect();
+    let expected =
+        [("batch", 1, 0), ("get", 6, 2), ("list_pop", 1, 0), ("list_push", 1, 0), ("set", 2, 0)];
+    assert_eq!(calls, expected);
+    for operation in stats.operations.values() {
+        let latency = &operation.latency;
+        for exact in [latency.mean(), latency.max(), latency.quantile(0.5), latency.quantile(0.99)]
+        {
+            assert_eq!(exact, pause);
+        }
+    }
+}
+
+#[test]
+fn the_metrics_facade_shows_the_same() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(script(&CacheClient::memory())).unwrap();
+    });
+    let mut seen = HashMap::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let key = key.key();
+        let label = key.labels().next().map_or("", |label| label.value());
+        let number = match value {
+            DebugValue::Counter(count) => count,
+            DebugValue::Histogram(samples) => samples.len() as u64,
+            DebugValue::Gauge(_) => unreachable!("there are no gauges"),
+        };
+        seen.insert(format!("{} {label}", key.name()), number);
+    }
+    for (name, number) in [
+        ("larder_hits_total user", 4),
+        ("larder_misses_total user", 2),
+        ("larder_errors_total jobs", 1),
+        ("larder_read_bytes_total user", 18),
+        ("larder_written_bytes_total user", 8),
+        ("larder_operation_duration_seconds get", 6),
+        ("larder_operation_errors_total get", 2),
+        ("larder_operation_duration_seconds batch", 1),
+    ] {
+        assert_eq!(seen.get(name), Some(&number), "{name} in {seen:#?}");
+    }
+}
+
+#[tokio::test]
+async fn the_number_of_namespaces_is_bounded() {
+    let cache = CacheClient::builder().max_namespaces(10).build().unwrap();
+    for number in 0..1000 {
+        cache.get_value(format!("ns{number}:x")).await.unwrap();
+    }
+    let stats = cache.stats();
+    assert_eq!(stats.namespaces.len(), 11);
+    assert_eq!(stats.namespaces[OTHER].misses, 990);
+}
+
+#[tokio::test]
+async fn a_namespace_counts_under_its_own_name() {
+    let cache = CacheClient::memory();
+    let users = cache.namespace::<str, u8>("shop:user").build().unwrap();
+    users.set("a", &1).await.unwrap();
+    users.get("a").await.unwrap();
+    assert_eq!(cache.stats().namespaces["shop:user"].hits, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_lost_when_many_tasks_count_at_once() {
+    let cache = CacheClient::memory();
+    cache.set_value("user:1", "x", None).await.unwrap();
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let cache = cache.clone();
+            tokio::spawn(async move {
+                for round in 0..5000 {
+                    cache.get_value(format!("user:{}", (task + round) % 2)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let stats = Arc::new(cache.stats());
+    let user = &stats.namespaces["user"];
+    assert_eq!((user.hits, user.misses), (20_000, 20_000));
+    assert_eq!(stats.operations["get"].calls, 40_000);
+    assert_eq!(stats.operations["get"].latency.count(), 40_000);
+}
