@@ -122,6 +122,12 @@ impl Peer {
         self.ask(object(request)).await.unwrap().as_bool().unwrap()
     }
 
+    /// A function of `docs/interop.md`.
+    pub(crate) async fn recipe(&mut self, name: &str, args: Vec<Value>) -> Value {
+        let request = [("do", "recipe".into()), ("name", name.into()), ("args", args.into())];
+        self.ask(object(request)).await.unwrap()
+    }
+
     pub(crate) async fn unlock(&mut self, name: &str) -> Result<Value, String> {
         self.ask(object([("do", "unlock".into()), ("name", name.into())])).await
     }

@@ -441,6 +441,12 @@ pub(crate) async fn groups_and_scans(cache: &CacheClient, peer: &mut Peer, tally
         tally.same(name, texts(&found), vec!["-1".to_owned()]);
     }
 
+    // How larder prints a key, by the recipe of docs/interop.md.
+    for key in ["token:9f2c77", "s3cr3t", ":", "user:Zoë", "a:b:c"] {
+        let shown = larder::Key::new(key).unwrap().to_string();
+        tally.same("scan", peer.recipe("shown", vec![bytes(key)]).await, shown.into());
+    }
+
     let mut wanted = BTreeSet::new();
     for at in 0..1200 {
         let key = format!("scan*[ö]:{at}");
