@@ -366,5 +366,9 @@ impl fmt::Debug for CacheConfig {
     }
 }
 
+#[cfg(doctest)]
+#[doc = include_str!("../docs/configuration.md")]
+struct Documentation;
+
 #[cfg(test)]
 mod tests;
