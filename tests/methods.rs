@@ -150,7 +150,8 @@ async fn a_connection_manager_does_everything() {
 #[tokio::test]
 async fn a_cluster_connection_does_everything() {
     let server = RedisServer::builder().cluster().start().await;
-    let driver = redis::cluster::ClusterClient::new([format!("redis://{}", server.addr())]).unwrap();
+    let driver =
+        redis::cluster::ClusterClient::new([format!("redis://{}", server.addr())]).unwrap();
     let connection = driver.get_async_connection().await.unwrap();
     works_on(&CacheClient::new(Shared(connection)), &server).await;
 }

@@ -3,7 +3,9 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use larder::testing::{Cut, FaultProxy, RawConnection, RedisServer, Resp, Scripted, ScriptedServer};
+use larder::testing::{
+    Cut, FaultProxy, RawConnection, RedisServer, Resp, Scripted, ScriptedServer,
+};
 
 async fn proxied() -> (RedisServer, FaultProxy, RawConnection) {
     let server = RedisServer::start().await;

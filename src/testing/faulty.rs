@@ -134,9 +134,9 @@ impl Plan {
             Some(self.next.remove(0))
         };
         self.failed += u64::from(fault.is_some());
-        let delay = self.delay.map(|(least, most)| {
-            least + most.saturating_sub(least).mul_f64(self.random.f64())
-        });
+        let delay = self
+            .delay
+            .map(|(least, most)| least + most.saturating_sub(least).mul_f64(self.random.f64()));
         (fault, delay)
     }
 }

@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn nested_replies_attributes_and_nil_count_as_one_frame_each() {
-        let stream = b"+OK\r\n*2\r\n*1\r\n:1\r\n%1\r\n+a\r\n_\r\n$-1\r\n*0\r\n|1\r\n+k\r\n:1\r\n:7\r\n";
+        let stream =
+            b"+OK\r\n*2\r\n*1\r\n:1\r\n%1\r\n+a\r\n_\r\n$-1\r\n*0\r\n|1\r\n+k\r\n:1\r\n:7\r\n";
         assert_eq!(frames(&[stream]).len(), 5);
     }
 

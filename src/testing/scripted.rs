@@ -59,9 +59,7 @@ impl ScriptedServer {
     ///
     /// # Panics
     /// If no port can be opened.
-    pub async fn start(
-        script: impl Fn(u64, &[Bytes]) -> Scripted + Send + Sync + 'static,
-    ) -> Self {
+    pub async fn start(script: impl Fn(u64, &[Bytes]) -> Scripted + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("the scripted server cannot open a port on loopback");
