@@ -38,6 +38,7 @@ pub struct Builder {
     max_connections: Option<usize>,
     max_bytes: Option<u64>,
     max_namespaces: usize,
+    observed: bool,
 }
 
 /// A store that the caller brought.
@@ -57,6 +58,7 @@ impl Builder {
             max_connections: None,
             max_bytes: None,
             max_namespaces: MAX_NAMESPACES,
+            observed: true,
         }
     }
 
@@ -112,6 +114,13 @@ impl Builder {
     /// How many namespaces the statistics count apart. Defaults to 128.
     pub fn max_namespaces(mut self, most: usize) -> Self {
         self.max_namespaces = most;
+        self
+    }
+
+    /// Leaves out statistics and spans, so that a benchmark can tell what they cost.
+    #[cfg(feature = "testing")]
+    pub fn unobserved(mut self) -> Self {
+        self.observed = false;
         self
     }
 
@@ -215,7 +224,11 @@ impl Builder {
         let bounded = Deadline::new(repeated, self.deadline.unwrap_or(DEADLINE));
         let gated = Gate::new(bounded);
         let explained = Context::new(gated);
-        let store = Arc::new(Observe::new(explained, Arc::clone(&recorder)));
+        let store: Arc<dyn Store> = if self.observed {
+            Arc::new(Observe::new(explained, Arc::clone(&recorder)))
+        } else {
+            Arc::new(explained)
+        };
         CacheClient(Arc::new(Inner { store, redis, recorder, stands_for: None }))
     }
 }

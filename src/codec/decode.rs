@@ -11,7 +11,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// # Errors
 /// [`ErrorKind::Decode`] if it is not JSON, has another shape, is nested too deep, or is not what
 /// `T` expects. It says where, and what was expected, never what was found.
-#[allow(dead_code, reason = "the client is built on it")]
 pub(crate) fn decode_json<T: DeserializeOwned>(json: &[u8], shape: Shape) -> Result<T> {
     let first = json.iter().copied().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
     if let Some(first) = first.filter(|first| begins_json(*first) && !shape.fits(*first)) {
@@ -79,9 +78,7 @@ fn mismatch(message: &str, error: &serde_json::Error) -> Option<String> {
     }
     // "invalid type: <found>, expected <wanted>": the last ", expected " cannot stand before the
     // one that serde wrote, so what follows it is the type's own word.
-    if ["invalid type: ", "invalid value: ", "invalid length "]
-        .iter()
-        .any(|s| message.starts_with(s))
+    if ["invalid type: ", "invalid value: ", "invalid length "].iter().any(|s| message.starts_with(s))
     {
         let (_, wanted) = message.rsplit_once(", expected ")?;
         return Some(format!("expected {wanted}"));
@@ -140,8 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_an_error_with_a_place() {
-        for json in
-            ["", "canary", "{\"a\":canary}", "[1,2", "1 2", "\u{feff}1", "\"\\ud800\"", "nul"]
+        for json in ["", "canary", "{\"a\":canary}", "[1,2", "1 2", "\u{feff}1", "\"\\ud800\"", "nul"]
         {
             let error = refused::<crate::json::Value>(json);
             assert!(error.contains("line 1 column"), "{json}: {error}");

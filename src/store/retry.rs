@@ -14,8 +14,8 @@ use crate::op::{Batch, Replies};
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Repeats a batch that met an unavailable server, within its deadline and only if that cannot
-/// apply anything twice: the batch was not applied, or applying it again changes nothing.
+/// Repeats a batch that met an unavailable server, within its deadline: if it was never sent, or if
+/// applying it again changes nothing. Another one is sent at most once, even if the server refused it.
 #[derive(Debug)]
 pub(crate) struct Retry<S> {
     inner: Arc<S>,
@@ -69,7 +69,7 @@ impl<S: Store> Store for Retry<S> {
 fn verdict(batch: &Batch, done: &Result<Replies>) -> Option<Outcome> {
     let repeatable = |error: &Error| {
         error.kind() == ErrorKind::Unavailable
-            && (error.outcome() != Outcome::Unknown || batch.is_repeatable())
+            && (error.outcome() == Outcome::NotSent || batch.is_repeatable())
     };
     match done {
         Err(error) => repeatable(error).then(|| error.outcome()),

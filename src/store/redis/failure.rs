@@ -19,6 +19,10 @@ pub(super) fn failed(error: &RedisError, sent: bool) -> Error {
     match error.kind() {
         redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => aborted_or_refused(error),
         redis::ErrorKind::AuthenticationFailed => auth(),
+        redis::ErrorKind::RESP3NotSupported => {
+            Error::new(ErrorKind::Unsupported, "the server does not speak RESP3")
+                .with_outcome(Outcome::Rejected)
+        }
         redis::ErrorKind::Parse => {
             Error::new(ErrorKind::Protocol, "the server's answer cannot be read")
                 .with_outcome(outcome)

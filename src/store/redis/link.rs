@@ -20,7 +20,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A connection that dies sooner counts as a failed attempt: a server that accepts and hangs up
 /// shall not be hammered.
-const STABLE_AFTER: Duration = Duration::from_secs(1);
+const STABLE_AFTER: Duration = Duration::from_millis(100);
 
 /// A connection that is made when it is first used, and again when it was lost.
 #[derive(Clone)]

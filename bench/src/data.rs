@@ -1,0 +1,89 @@
+//! What is read and written: keys, values, documents.
+
+use larder::CacheClient;
+use larder::testing::RedisServer;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+/// How many keys each kind of value is spread over.
+pub(crate) const KEYS: usize = 1024;
+
+/// Keys of a pipeline or of a call for many keys.
+pub(crate) const MANY: usize = 100;
+
+/// A document whose JSON has about 1 KB.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Profile {
+    id: u64,
+    name: String,
+    email: String,
+    active: bool,
+    score: f64,
+    tags: Vec<String>,
+    addresses: Vec<Address>,
+    about: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Address {
+    street: String,
+    city: String,
+    postcode: String,
+    country: String,
+}
+
+impl Profile {
+    pub(crate) fn example() -> Self {
+        let address = |city: &str| Address {
+            street: "12 St James's Square".to_owned(),
+            city: city.to_owned(),
+            postcode: "SW1Y 4JH".to_owned(),
+            country: "United Kingdom".to_owned(),
+        };
+        Self {
+            id: 1_815_12_10,
+            name: "Ada Lovelace".to_owned(),
+            email: "ada.lovelace@example.com".to_owned(),
+            active: true,
+            score: 99.5,
+            tags: ["mathematics", "engines", "poetry", "translation", "flight", "music"]
+                .map(str::to_owned)
+                .to_vec(),
+            addresses: ["London", "Ockham", "Kirkby Mallory"].map(address).to_vec(),
+            about: "The Analytical Engine has no pretensions whatever to originate anything. "
+                .repeat(6),
+        }
+    }
+}
+
+/// A value of 100 bytes.
+pub(crate) fn value() -> String {
+    "v".repeat(100)
+}
+
+/// The keys of strings.
+pub(crate) fn key(number: usize) -> String {
+    format!("bench:value:{:04}", number % KEYS)
+}
+
+/// The keys of documents.
+pub(crate) fn document_key(number: usize) -> String {
+    format!("bench:document:{:04}", number % KEYS)
+}
+
+/// Writes every key once, so that every read finds something.
+pub(crate) async fn fill(server: &RedisServer) -> Result<()> {
+    let cache = CacheClient::connect(server.url()).await?;
+    let (value, profile) = (value(), Profile::example());
+    let mut group = cache.pipeline();
+    for number in 0..KEYS {
+        group = group.set_value(key(number), value.as_str(), None);
+        group = group.set_dict(document_key(number), &profile, None);
+    }
+    for result in group.run().await? {
+        result?;
+    }
+    cache.close().await;
+    Ok(())
+}
