@@ -159,6 +159,20 @@ impl CacheConfig {
         self
     }
 
+    /// Whether a source says where the server is (a URL, a host or a port), or everything about that is
+    /// a default.
+    ///
+    /// ```
+    /// use larder::CacheConfig;
+    /// assert!(!CacheConfig::new().password("secret").says_where());
+    /// assert!(CacheConfig::new().url("memory://").says_where());
+    /// ```
+    pub fn says_where(&self) -> bool {
+        // A source that could not be read may have meant to; `client` reports it.
+        !self.mistakes.is_empty()
+            || ["url", "host", "port"].iter().any(|name| self.settings.contains_key(name))
+    }
+
     /// The store URL that these settings amount to, checked, with everything percent-encoded.
     ///
     /// # Errors
