@@ -1,12 +1,10 @@
 //! Repeating, by idempotence: what was surely not applied, and what may be applied twice.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Capabilities, Store};
+use super::{Capabilities, Layer, Store};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
@@ -18,50 +16,44 @@ const LAST_PAUSE: Duration = Duration::from_millis(100);
 /// applying it again changes nothing. Another one is sent at most once, even if the server refused it.
 #[derive(Debug)]
 pub(crate) struct Retry<S> {
-    inner: Arc<S>,
+    inner: S,
 }
 
 impl<S: Store> Retry<S> {
     pub(crate) fn new(inner: S) -> Self {
-        Self { inner: Arc::new(inner) }
+        Self { inner }
     }
 }
 
-impl<S: Store> Store for Retry<S> {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
-        let inner = Arc::clone(&self.inner);
-        let attempt = batch.clone();
-        let mut running = inner.run(attempt);
-        Box::pin(async move {
-            let mut pause = FIRST_PAUSE;
-            let mut unsure = false;
-            loop {
-                let done = running.await;
-                let Some(again) = verdict(&batch, &done) else {
-                    return if unsure { done.map_err(as_unknown) } else { done };
-                };
-                unsure |= again == Outcome::Unknown;
-                if again == Outcome::Rejected && !unsure {
-                    batch.clear_sent();
-                }
-                // Up to half of the pause is left to chance, so that callers do not come in step.
-                let jittered = pause.mul_f64(1.0 - fastrand::f64() / 2.0);
-                if batch.deadline().is_some_and(|end| Instant::now() + jittered >= end) {
-                    return if unsure { done.map_err(as_unknown) } else { done };
-                }
-                tokio::time::sleep(jittered).await;
-                pause = (pause * 2).min(LAST_PAUSE);
-                running = inner.run(batch.clone());
+impl<S: Store> Layer for Retry<S> {
+    async fn call(&self, batch: &Batch) -> Result<Replies> {
+        let mut pause = FIRST_PAUSE;
+        let mut unsure = false;
+        loop {
+            let done = self.inner.run(batch.clone()).await;
+            let Some(again) = verdict(batch, &done) else {
+                return if unsure { done.map_err(as_unknown) } else { done };
+            };
+            unsure |= again == Outcome::Unknown;
+            if again == Outcome::Rejected && !unsure {
+                batch.clear_sent();
             }
-        })
+            // Up to half of the pause is left to chance, so that callers do not come in step.
+            let jittered = pause.mul_f64(1.0 - fastrand::f64() / 2.0);
+            if batch.deadline().is_some_and(|end| Instant::now() + jittered >= end) {
+                return if unsure { done.map_err(as_unknown) } else { done };
+            }
+            tokio::time::sleep(jittered).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
     }
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
 
-    fn close(&self) -> BoxFuture<'static, ()> {
-        self.inner.close()
+    async fn close(&self) {
+        self.inner.close().await;
     }
 }
 
