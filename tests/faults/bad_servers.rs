@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use larder::testing::{RedisServer, Scripted, ScriptedServer};
+use larder::testing::{Cut, FaultProxy, RedisServer, Scripted, ScriptedServer};
 use larder::{CacheClient, Direction, ErrorKind, LockId, Outcome, Presence};
 
 /// What a server says to the commands of a handshake.
@@ -45,7 +45,8 @@ async fn a_server_without_resp3_is_spoken_to_in_resp2() {
 #[tokio::test]
 async fn wrong_credentials_fail_closed_and_are_not_repeated() {
     let server = RedisServer::builder().password("right").start().await;
-    for (login, what) in [(":canary-pw@", "wrong"), ("", "missing"), ("nobody:canary-pw@", "unknown")]
+    for (login, what) in
+        [(":canary-pw@", "wrong"), ("", "missing"), ("nobody:canary-pw@", "unknown")]
     {
         let started = Instant::now();
         let url = format!("redis://{login}{}", server.addr());
@@ -76,8 +77,11 @@ async fn a_password_that_is_asked_for_later_is_an_error_and_then_given() {
     admin.command(&["CONFIG", "SET", "requirepass", "new"]).await.unwrap();
     let killed = admin.command(&["CLIENT", "KILL", "TYPE", "normal"]).await.unwrap();
     assert_eq!(killed.int(), Some(1));
+    // The first call may still have been written into the dying connection.
+    assert_eq!(cache.get_value("key").await.unwrap_err().kind(), ErrorKind::Auth);
     let error = cache.get_value("key").await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Auth, Outcome::NotSent), "{error:?}");
+    assert!(!error.to_string().contains("transaction"), "{error}");
 
     // Who had the password all the time is let in again.
     let cache = quick(&format!("redis://:new@{}", server.addr()));
@@ -133,7 +137,10 @@ async fn hostile_error_texts_reach_nobody() {
     let lines = "SYNTAX canary\r\n\x1b[31mred\x1b[0m\u{7}\r\n  more";
     let blob = format!("!{}\r\n{lines}\r\n", lines.len());
     for (name, text) in [
-        ("arguments", "-ERR unknown command 'SET', with args beginning with: 'canary'\r\n".to_owned()),
+        (
+            "arguments",
+            "-ERR unknown command 'SET', with args beginning with: 'canary'\r\n".to_owned(),
+        ),
         ("ANSI escapes", "-\x1b[31mERR\x1b[0m canary\x07\x1b]0;canary\x07\r\n".to_owned()),
         ("a megabyte", long),
         ("a blob with lines", blob),
@@ -201,6 +208,35 @@ async fn push(cache: &CacheClient) -> larder::Result<u64> {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_within_a_reply_is_lost_and_a_read_is_asked_again() {
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    let cache = CacheClient::builder()
+        .url(proxy.url())
+        .deadline(Duration::from_secs(10))
+        .connect()
+        .await
+        .unwrap();
+    cache.set_hash("hash", "field", "value").await.unwrap();
+    let reply = b"%1\r\n$5\r\nfield\r\n$5\r\nvalue\r\n";
+    // Each round costs two reconnects of a client that backs off: every third byte has to do.
+    for (round, at) in (0..reply.len()).step_by(3).enumerate() {
+        let cut = if round % 2 == 0 { Cut::Fin } else { Cut::Reset };
+        let before = proxy.cuts();
+        proxy.to_client().cut_after(at, cut);
+        let hash = cache.get_hash_all("hash").await.unwrap_or_else(|error| panic!("{at}: {error}"));
+        assert_eq!(hash["field"], "value");
+        assert_eq!(proxy.cuts(), before + 1);
+        // What is not repeatable says that it may have been applied; it was.
+        proxy.to_client().cut_after(at.min(3), cut);
+        let error = cache.incr_by("number", 1).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        let number = server.command(&["GET", "number"]).await.text();
+        assert_eq!(number, Some((round + 1).to_string()));
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_up_on_every_call_is_not_hammered() {
     let gets = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&gets);
@@ -212,11 +248,8 @@ async fn a_server_that_hangs_up_on_every_call_is_not_hammered() {
         _ => handshake(args),
     })
     .await;
-    let cache = CacheClient::builder()
-        .url(server.url())
-        .deadline(Duration::from_secs(1))
-        .build()
-        .unwrap();
+    let cache =
+        CacheClient::builder().url(server.url()).deadline(Duration::from_secs(1)).build().unwrap();
     let error = cache.get_value("key").await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
     println!("row 28: {} connections in a second to a server that hangs up", server.accepts());
