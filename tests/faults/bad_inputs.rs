@@ -145,7 +145,9 @@ async fn no_ttl_means_for_ever_by_accident_and_none_deletes() {
     cache.set_value("long", "value", longest).await.unwrap();
     assert!(cache.set_expiry("kept", longest).await.unwrap());
     for key in ["long", "kept"] {
-        assert!(matches!(cache.get_ttl(key).await.unwrap(), Ttl::Remaining(left) if left > longest / 2));
+        assert!(
+            matches!(cache.get_ttl(key).await.unwrap(), Ttl::Remaining(left) if left > longest / 2)
+        );
     }
 }
 
@@ -164,7 +166,11 @@ async fn extreme_indexes_and_numbers_that_are_none_have_defined_ends() {
         (-1, -1, &["c"]),
         (1, 0, &[]),
     ] {
-        assert_eq!(cache.get_list_range("list", start, stop).await.unwrap(), want, "{start} {stop}");
+        assert_eq!(
+            cache.get_list_range("list", start, stop).await.unwrap(),
+            want,
+            "{start} {stop}"
+        );
     }
     for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let error = cache.set_value("number", number, None).await.unwrap_err();

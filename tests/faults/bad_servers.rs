@@ -45,7 +45,8 @@ async fn a_server_without_resp3_is_spoken_to_in_resp2() {
 #[tokio::test]
 async fn wrong_credentials_fail_closed_and_are_not_repeated() {
     let server = RedisServer::builder().password("right").start().await;
-    for (login, what) in [(":canary-pw@", "wrong"), ("", "missing"), ("nobody:canary-pw@", "unknown")]
+    for (login, what) in
+        [(":canary-pw@", "wrong"), ("", "missing"), ("nobody:canary-pw@", "unknown")]
     {
         let started = Instant::now();
         let url = format!("redis://{login}{}", server.addr());
@@ -133,7 +134,10 @@ async fn hostile_error_texts_reach_nobody() {
     let lines = "SYNTAX canary\r\n\x1b[31mred\x1b[0m\u{7}\r\n  more";
     let blob = format!("!{}\r\n{lines}\r\n", lines.len());
     for (name, text) in [
-        ("arguments", "-ERR unknown command 'SET', with args beginning with: 'canary'\r\n".to_owned()),
+        (
+            "arguments",
+            "-ERR unknown command 'SET', with args beginning with: 'canary'\r\n".to_owned(),
+        ),
         ("ANSI escapes", "-\x1b[31mERR\x1b[0m canary\x07\x1b]0;canary\x07\r\n".to_owned()),
         ("a megabyte", long),
         ("a blob with lines", blob),
@@ -212,11 +216,8 @@ async fn a_server_that_hangs_up_on_every_call_is_not_hammered() {
         _ => handshake(args),
     })
     .await;
-    let cache = CacheClient::builder()
-        .url(server.url())
-        .deadline(Duration::from_secs(1))
-        .build()
-        .unwrap();
+    let cache =
+        CacheClient::builder().url(server.url()).deadline(Duration::from_secs(1)).build().unwrap();
     let error = cache.get_value("key").await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
     println!("row 28: {} connections in a second to a server that hangs up", server.accepts());

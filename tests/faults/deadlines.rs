@@ -132,8 +132,7 @@ async fn a_paused_server_delays_no_call_past_its_deadline() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sleeping_server_delays_no_call_past_its_deadline() {
     let _turn = alone().await;
-    let server =
-        RedisServer::builder().arg("--enable-debug-command").arg("local").start().await;
+    let server = RedisServer::builder().arg("--enable-debug-command").arg("local").start().await;
     let clients = connected(&server.url()).await;
     let (mut sleeper, mut witness) = (server.connect().await, server.connect().await);
     // Longer than the waves, the last of which begins within the length and takes half a second.

@@ -63,7 +63,10 @@ async fn a_release_deletes_only_the_caller_s_own_lock() {
                     let deleted = cache.release_lock(&name, &id).await.unwrap();
                     foreign_deletes.fetch_add(u64::from(deleted), Ordering::Relaxed);
                 } else {
-                    assert!(cache.release_lock(&name, &id).await.unwrap(), "somebody took our lock");
+                    assert!(
+                        cache.release_lock(&name, &id).await.unwrap(),
+                        "somebody took our lock"
+                    );
                     released.fetch_add(1, Ordering::Relaxed);
                 }
                 last = Some(id);

@@ -173,8 +173,13 @@ async fn acknowledged_pushes_are_there_once_and_refused_ones_never() {
     let last = server.command(&["GET", "count"]).await.text();
     let last: i64 = last.expect("the counter exists").parse().expect("the counter is a number");
 
-    println!("P2: {} acked, {lost} lost, {doubled} doubled, {unknown} unknown (of which {unknown_applied} applied)", acked.len());
-    println!("P3: max sends per id = {most_sends}; INCR {incr_acked} acked / {last} final / {incr_unknown} unknown");
+    println!(
+        "P2: {} acked, {lost} lost, {doubled} doubled, {unknown} unknown (of which {unknown_applied} applied)",
+        acked.len()
+    );
+    println!(
+        "P3: max sends per id = {most_sends}; INCR {incr_acked} acked / {last} final / {incr_unknown} unknown"
+    );
     println!(
         "P4: NotSent {not_sent}, applied {not_sent_applied}; Rejected {rejected}, applied {rejected_applied}; \
          Unknown {unknown}, applied {unknown_applied}; {kinds:?}"

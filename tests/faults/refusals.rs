@@ -29,7 +29,9 @@ async fn a_real_server_s_refusals_are_rejected_and_nothing_is_applied() {
     server.command(&["SET", "text", "1"]).await;
     is(&push(&cache, "text").await.unwrap_err(), ErrorKind::WrongType, rejected, Some("WRONGTYPE"));
 
-    server.command(&["ACL", "SETUSER", "reader", "on", ">canary-pw", "~*", "+@read", "+ping"]).await;
+    server
+        .command(&["ACL", "SETUSER", "reader", "on", ">canary-pw", "~*", "+@read", "+ping"])
+        .await;
     let url = format!("redis://reader:canary-pw@{}", server.addr());
     let reader = CacheClient::connect(url).await.unwrap();
     is(&push(&reader, "list").await.unwrap_err(), ErrorKind::Permission, rejected, Some("NOPERM"));

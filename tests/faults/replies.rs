@@ -90,7 +90,11 @@ async fn call(cache: &CacheClient, key: &str) -> Option<larder::Result<Option<St
     }
 }
 
-async fn replies_meet_their_calls(name: &str, connect: impl Fn(&FaultProxy) -> CacheClient, calls: u64) {
+async fn replies_meet_their_calls(
+    name: &str,
+    connect: impl Fn(&FaultProxy) -> CacheClient,
+    calls: u64,
+) {
     let server = RedisServer::start().await;
     let proxy = FaultProxy::start(server.addr()).await;
     let nonce = fastrand::u64(..);
@@ -142,7 +146,10 @@ async fn replies_meet_their_calls(name: &str, connect: impl Fn(&FaultProxy) -> C
     );
     assert_eq!(mismatched, 0);
     assert!(checked >= TASKS * calls / 2, "too few replies: {checked}");
-    assert!(after_send as u64 >= TASKS * calls / 50, "too few calls were dropped after they were sent");
+    assert!(
+        after_send as u64 >= TASKS * calls / 50,
+        "too few calls were dropped after they were sent"
+    );
     assert!(proxy.cuts() >= 3, "too few connections were cut");
 }
 
