@@ -303,11 +303,11 @@ impl<'a> Reader<'a> {
             let whole = self.whole_url();
             // Only to find their mistakes.
             if !parts.is_empty() {
-                self.from_parts();
+                self.url_of_parts();
             }
             whole
         } else {
-            self.from_parts()
+            self.url_of_parts()
         }
     }
 
@@ -326,7 +326,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn from_parts(&mut self) -> Option<SecretString> {
+    fn url_of_parts(&mut self) -> Option<SecretString> {
         let host = match self.text("host") {
             Some(host) => match url::address_or_name(host) {
                 Ok(host) => Some(host),
@@ -379,6 +379,10 @@ impl fmt::Debug for CacheConfig {
         out.field("mistakes", &self.mistakes.len()).finish()
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/configuration.md")]
+struct Documentation;
 
 #[cfg(test)]
 mod tests;
