@@ -40,6 +40,15 @@ async fn a_python_process_and_larder_read_each_other_and_exclude_each_other() {
     assert!(missing.is_empty(), "compare these as well: {missing:?}");
 }
 
+#[test]
+fn the_golden_vectors_are_what_redis_py_and_orjson_write() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/make_vectors.py");
+    let run =
+        std::process::Command::new(peer::python()).args([script, "--check"]).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    println!("golden vectors: {}", String::from_utf8_lossy(&run.stdout).trim());
+}
+
 /// The names of the methods of the client and of namespaces, from their sources, so that a new one
 /// cannot be forgotten here.
 fn methods() -> BTreeSet<String> {

@@ -20,7 +20,7 @@ pub(crate) struct Peer {
 }
 
 /// The Python that has `requirements.txt`. A test without it fails: it would prove nothing.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = match std::env::var_os("LARDER_PYTHON") {
         Some(path) => root.join(path),
