@@ -29,9 +29,10 @@ pub enum Fault {
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> larder::Result<()> {
 /// use larder::testing::{Fault, Faulty};
+/// use larder::store::MemoryStore;
 /// use larder::{CacheClient, ErrorKind, Outcome};
 ///
-/// let faulty = Faulty::new(larder::store::memory());
+/// let faulty = Faulty::new(MemoryStore::new());
 /// let cache = CacheClient::builder().store(faulty.clone()).build()?;
 ///
 /// faulty.fail_next(Fault::After(ErrorKind::Unavailable));
@@ -148,7 +149,7 @@ impl<S> Clone for Faulty<S> {
 }
 
 impl<S: Store> Store for Faulty<S> {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
+    fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
         let (fault, delay) = self.plan().decide();
         if fault.is_none() && delay.is_none() {
             return self.inner.run(batch);
@@ -183,7 +184,7 @@ impl<S: Store> Store for Faulty<S> {
         self.inner.capabilities()
     }
 
-    fn close(&self) -> BoxFuture<'static, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
         self.inner.close()
     }
 }

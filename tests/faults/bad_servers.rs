@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use larder::testing::{RedisServer, Scripted, ScriptedServer};
+use larder::testing::{Cut, FaultProxy, RedisServer, Scripted, ScriptedServer};
 use larder::{CacheClient, Direction, ErrorKind, LockId, Outcome, Presence};
 
 /// What a server says to the commands of a handshake.
@@ -77,8 +77,11 @@ async fn a_password_that_is_asked_for_later_is_an_error_and_then_given() {
     admin.command(&["CONFIG", "SET", "requirepass", "new"]).await.unwrap();
     let killed = admin.command(&["CLIENT", "KILL", "TYPE", "normal"]).await.unwrap();
     assert_eq!(killed.int(), Some(1));
+    // The first call may still have been written into the dying connection.
+    assert_eq!(cache.get_value("key").await.unwrap_err().kind(), ErrorKind::Auth);
     let error = cache.get_value("key").await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Auth, Outcome::NotSent), "{error:?}");
+    assert!(!error.to_string().contains("transaction"), "{error}");
 
     // Who had the password all the time is let in again.
     let cache = quick(&format!("redis://:new@{}", server.addr()));
@@ -202,6 +205,35 @@ async fn nothing_where_a_number_belongs_is_an_error_and_not_zero() {
 
 async fn push(cache: &CacheClient) -> larder::Result<u64> {
     cache.push_to_list("k", 1, Direction::Left).await
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_within_a_reply_is_lost_and_a_read_is_asked_again() {
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    let cache = CacheClient::builder()
+        .url(proxy.url())
+        .deadline(Duration::from_secs(10))
+        .connect()
+        .await
+        .unwrap();
+    cache.set_hash("hash", "field", "value").await.unwrap();
+    let reply = b"%1\r\n$5\r\nfield\r\n$5\r\nvalue\r\n";
+    // Each round costs two reconnects of a client that backs off: every third byte has to do.
+    for (round, at) in (0..reply.len()).step_by(3).enumerate() {
+        let cut = if round % 2 == 0 { Cut::Fin } else { Cut::Reset };
+        let before = proxy.cuts();
+        proxy.to_client().cut_after(at, cut);
+        let hash = cache.get_hash_all("hash").await.unwrap_or_else(|error| panic!("{at}: {error}"));
+        assert_eq!(hash["field"], "value");
+        assert_eq!(proxy.cuts(), before + 1);
+        // What is not repeatable says that it may have been applied; it was.
+        proxy.to_client().cut_after(at.min(3), cut);
+        let error = cache.incr_by("number", 1).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        let number = server.command(&["GET", "number"]).await.text();
+        assert_eq!(number, Some((round + 1).to_string()));
+    }
 }
 
 #[tokio::test]

@@ -13,9 +13,14 @@ use crate::{alone, full, ms, quantile};
 
 const GRACE: Duration = Duration::from_millis(50);
 
-/// Clients with deadlines from 20 to 500 ms, and so many calls of each at once: 5,000.
+/// Clients with deadlines from 20 to 500 ms.
 const CLIENTS: u64 = 25;
+
+/// So many calls of each at once: 5,000.
 const CALLS: u64 = 200;
+
+/// Where every call is repeated all the time: thousands would measure this machine's load alone.
+const FEW_CALLS: u64 = 20;
 
 /// How long each fault lasts.
 fn length() -> Duration {
@@ -52,15 +57,15 @@ async fn call(cache: CacheClient, number: u64) -> Result<(), ErrorKind> {
     .map_err(|error| error.kind())
 }
 
-/// Calls in waves for as long as the fault lasts; `served` says whether some may succeed.
-async fn calls_end_in_time(fault: &str, clients: Vec<(Duration, CacheClient)>) {
+/// Makes so many calls with each client at once, and again for as long as the fault lasts.
+async fn calls_end_in_time(fault: &str, calls: u64, clients: Vec<(Duration, CacheClient)>) {
     let clients = Arc::new(clients);
     let (mut late, mut bare) = (Vec::new(), Vec::new());
     let mut results: HashMap<Result<(), ErrorKind>, u64> = HashMap::new();
     let started = Instant::now();
     while started.elapsed() < length() {
         let mut wave = JoinSet::new();
-        for number in 0..CALLS {
+        for number in 0..calls {
             for at in 0..clients.len() {
                 let clients = Arc::clone(&clients);
                 wave.spawn(async move {
@@ -96,7 +101,7 @@ async fn calls_end_in_time(fault: &str, clients: Vec<(Duration, CacheClient)>) {
         ms(quantile(&late, 0.999)),
         ms(machine),
     );
-    assert!(late.len() as u64 >= CLIENTS * CALLS);
+    assert!(late.len() as u64 >= CLIENTS * calls);
     let succeeded = results.remove(&Ok(())).unwrap_or_default();
     assert_eq!(succeeded, 0, "{fault}: the fault did not hold");
     assert!(worst <= GRACE + machine, "{fault}: a call returned {worst:?} after its deadline");
@@ -113,7 +118,7 @@ async fn a_stopped_server_delays_no_call_past_its_deadline() {
     let server = RedisServer::start().await;
     let clients = connected(&server.url()).await;
     server.pause().await;
-    calls_end_in_time("SIGSTOP", clients).await;
+    calls_end_in_time("SIGSTOP", CALLS, clients).await;
     server.resume().await;
 }
 
@@ -126,7 +131,7 @@ async fn a_paused_server_delays_no_call_past_its_deadline() {
     let paused = witness.command(&["CLIENT", "PAUSE", "10000", "ALL"]).await.unwrap();
     assert_eq!(paused.text().as_deref(), Some("OK"));
     assert!(is_silent(&mut witness).await, "CLIENT PAUSE had no effect");
-    calls_end_in_time("CLIENT PAUSE", clients).await;
+    calls_end_in_time("CLIENT PAUSE", CALLS, clients).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,7 +144,7 @@ async fn a_sleeping_server_delays_no_call_past_its_deadline() {
     let seconds = (length() + Duration::from_secs(2)).as_secs().to_string();
     sleeper.send(&["DEBUG", "SLEEP", &seconds]).await.unwrap();
     assert!(is_silent(&mut witness).await, "DEBUG SLEEP had no effect");
-    calls_end_in_time("DEBUG SLEEP", clients).await;
+    calls_end_in_time("DEBUG SLEEP", CALLS, clients).await;
     assert_eq!(sleeper.reply().await.unwrap().text().as_deref(), Some("OK"));
 }
 
@@ -151,12 +156,13 @@ async fn a_silent_network_delays_no_call_past_its_deadline() {
     let clients_before = connected(&proxy.url()).await;
     proxy.to_server().swallow(true);
     proxy.to_client().swallow(true);
-    calls_end_in_time("swallow", clients_before).await;
+    calls_end_in_time("swallow", CALLS, clients_before).await;
     assert!(proxy.to_server().swallowed() > 0);
 
     // Who has to connect first waits for the handshake.
     let accepted = proxy.accepts();
-    calls_end_in_time("swallow, connecting", clients(|builder| builder.url(proxy.url()))).await;
+    calls_end_in_time("swallow, connecting", CALLS, clients(|builder| builder.url(proxy.url())))
+        .await;
     assert!(proxy.accepts() > accepted);
 }
 
@@ -167,7 +173,7 @@ async fn a_server_that_is_gone_delays_no_call_past_its_deadline() {
     let clients_before = connected(&server.url()).await;
     server.kill().await;
     assert!(RawConnection::connect(server.addr()).await.is_err());
-    calls_end_in_time("refused connects", clients_before).await;
+    calls_end_in_time("refused connects", CALLS, clients_before).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,7 +184,7 @@ async fn a_server_that_is_loading_delays_no_call_past_its_deadline() {
         _ => handshake(args),
     })
     .await;
-    calls_end_in_time("LOADING, repeated", connected(&server.url()).await).await;
+    calls_end_in_time("LOADING, repeated", FEW_CALLS, connected(&server.url()).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,6 +201,6 @@ async fn a_pool_without_a_free_session_delays_no_call_past_its_deadline() {
     CacheClient::new(pool.clone()).ping().await.unwrap();
     server.pause().await;
     let clients = clients(|builder| builder.provider(pool.clone()));
-    calls_end_in_time("queue of a pool", clients).await;
+    calls_end_in_time("queue of a pool", CALLS, clients).await;
     server.resume().await;
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::testing::{Cut, FaultProxy, RedisServer};
 use larder::{CacheClient, Direction, ErrorKind, Outcome};
@@ -16,7 +16,6 @@ const WRITERS: usize = 32;
 #[derive(Default)]
 struct Progress {
     acked: AtomicI64,
-    increments: AtomicI64,
     done: AtomicBool,
 }
 
@@ -34,10 +33,10 @@ struct Counted {
     calls: i64,
 }
 
-async fn write(cache: CacheClient, writer: usize, goal: i64, progress: Arc<Progress>) -> Written {
+async fn write(cache: CacheClient, writer: usize, progress: Arc<Progress>) -> Written {
     let mut written = Written::default();
     for number in 0.. {
-        if progress.acked.load(Ordering::Relaxed) >= goal {
+        if progress.done.load(Ordering::Relaxed) {
             return written;
         }
         let id = format!("{writer}-{number}");
@@ -51,10 +50,7 @@ async fn write(cache: CacheClient, writer: usize, goal: i64, progress: Arc<Progr
         if number % 4 == 0 {
             written.counted.calls += 1;
             match cache.incr_by("count", 1).await {
-                Ok(_) => {
-                    progress.increments.fetch_add(1, Ordering::Relaxed);
-                    written.counted.acked += 1;
-                }
+                Ok(_) => written.counted.acked += 1,
                 Err(error) if error.outcome() == Outcome::Unknown => written.counted.unknown += 1,
                 Err(_) => {}
             }
@@ -72,12 +68,24 @@ struct Faults {
     restarts: u32,
 }
 
-async fn disturb(server: &mut RedisServer, proxy: &FaultProxy, progress: &Progress) -> Faults {
+/// Breaks things in `rounds` of each fault, and on until `goal` pushes were acknowledged.
+async fn disturb(
+    server: &mut RedisServer,
+    proxy: &FaultProxy,
+    progress: &Progress,
+    (rounds, goal): (u32, i64),
+) -> Faults {
     let mut faults = Faults::default();
     for turn in 0.. {
-        // Paced: one fault every 200 ms.
+        // Each fault meets a client that works: one that was broken is first back.
+        let (acked, waited) = (progress.acked.load(Ordering::Relaxed), Instant::now());
+        while progress.acked.load(Ordering::Relaxed) < acked + 10 {
+            assert!(waited.elapsed() < Duration::from_secs(10), "the client did not come back");
+            tokio::time::sleep(Duration::from_millis(5)).await; // progress is polled
+        }
+        // Paced: a fault every 200 ms.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        if progress.done.load(Ordering::Relaxed) {
+        if turn / 4 >= rounds && progress.acked.load(Ordering::Relaxed) >= goal {
             break;
         }
         match turn % 4 {
@@ -101,6 +109,7 @@ async fn disturb(server: &mut RedisServer, proxy: &FaultProxy, progress: &Progre
             }
         }
     }
+    progress.done.store(true, Ordering::Relaxed);
     faults.cut_before_reply = proxy.cuts();
     faults
 }
@@ -108,7 +117,7 @@ async fn disturb(server: &mut RedisServer, proxy: &FaultProxy, progress: &Progre
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_pushes_are_there_once_and_refused_ones_never() {
     let _turn = alone().await;
-    let goal = if full() { 100_000 } else { 20_000 };
+    let (rounds, goal) = if full() { (100, 100_000) } else { (8, 20_000) };
     let durable = ["--appendonly", "yes", "--appendfsync", "always"];
     let builder = durable.into_iter().fold(RedisServer::builder(), |builder, arg| builder.arg(arg));
     let mut server = builder.start().await;
@@ -121,14 +130,10 @@ async fn acknowledged_pushes_are_there_once_and_refused_ones_never() {
     let progress = Arc::new(Progress::default());
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
-        writers.spawn(write(cache.clone(), writer, goal, Arc::clone(&progress)));
+        writers.spawn(write(cache.clone(), writer, Arc::clone(&progress)));
     }
-    let writing = async {
-        let written = writers.join_all().await;
-        progress.done.store(true, Ordering::Relaxed);
-        written
-    };
-    let (written, faults) = tokio::join!(writing, disturb(&mut server, &proxy, &progress));
+    let faults = disturb(&mut server, &proxy, &progress, (rounds, goal)).await;
+    let written = writers.join_all().await;
 
     // A call that was given up may still be on its way.
     cache.close().await;
@@ -192,6 +197,7 @@ async fn acknowledged_pushes_are_there_once_and_refused_ones_never() {
     assert!((incr_acked..=incr_acked + incr_unknown).contains(&last));
     assert_eq!((not_sent_applied, rejected_applied), (0, 0));
     assert!(not_sent > 0 && unknown > 0 && unknown_applied > 0, "the faults were too mild");
-    assert!(faults.killed_clients > 0 && faults.cut_before_reply > 0, "{faults:?}");
-    assert!(faults.pauses > 0 && faults.restarts > 0, "{faults:?}");
+    assert!(faults.pauses >= rounds && faults.restarts >= rounds, "{faults:?}");
+    assert!(faults.killed_clients >= i64::from(rounds), "{faults:?}");
+    assert!(faults.cut_before_reply >= u64::from(rounds), "{faults:?}");
 }

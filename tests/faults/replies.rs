@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ async fn fill(server: &RedisServer, nonce: u64, calls: u64) {
 struct Seen {
     checked: AtomicU64,
     mismatched: AtomicU64,
-    failed: AtomicU64,
+    failed: Mutex<Vec<String>>,
     done: AtomicBool,
 }
 
@@ -71,11 +71,15 @@ async fn disturb(proxy: &FaultProxy, seen: &Seen) {
 }
 
 /// One call; `None` if it was dropped before its reply came.
-async fn call(cache: &CacheClient, key: &str) -> Option<larder::Result<Option<String>>> {
+async fn call(
+    cache: &CacheClient,
+    key: &str,
+    longest: Duration,
+) -> Option<larder::Result<Option<String>>> {
     let call = cache.get_value(key);
     match fastrand::u8(..20) {
         0..3 => {
-            let limit = Duration::from_micros(fastrand::u64(..5000));
+            let limit = longest.mul_f64(fastrand::f64());
             tokio::time::timeout(limit, call).await.ok()
         }
         3..6 => {
@@ -90,10 +94,12 @@ async fn call(cache: &CacheClient, key: &str) -> Option<larder::Result<Option<St
     }
 }
 
+/// Each task makes so many calls, some of which are dropped, at the latest after `longest`.
 async fn replies_meet_their_calls(
     name: &str,
     connect: impl Fn(&FaultProxy) -> CacheClient,
     calls: u64,
+    longest: Duration,
 ) {
     let server = RedisServer::start().await;
     let proxy = FaultProxy::start(server.addr()).await;
@@ -111,9 +117,9 @@ async fn replies_meet_their_calls(
             let mut cancelled = Vec::new();
             for number in 0..calls {
                 let asked = key(task, number);
-                match call(&cache, &asked).await {
+                match call(&cache, &asked, longest).await {
                     None => cancelled.push(asked),
-                    Some(Err(_)) => _ = seen.failed.fetch_add(1, Ordering::Relaxed),
+                    Some(Err(error)) => seen.failed.lock().unwrap().push(error.to_string()),
                     Some(Ok(got)) => {
                         let wrong = got != Some(value(nonce, task, number));
                         seen.mismatched.fetch_add(u64::from(wrong), Ordering::Relaxed);
@@ -138,14 +144,15 @@ async fn replies_meet_their_calls(
         (seen.checked.load(Ordering::Relaxed), seen.mismatched.load(Ordering::Relaxed));
     println!(
         "P1 {name}: {checked} replies checked, {after_send} cancelled after send, {mismatched} mismatched \
-         ({} cancelled in all, {} failed, {} connections cut, {} opened)",
+         ({} cancelled in all, {} connections cut, {} opened; failed: {:?})",
         cancelled.len(),
-        seen.failed.load(Ordering::Relaxed),
         proxy.cuts(),
         proxy.accepts(),
+        seen.failed.lock().unwrap(),
     );
     assert_eq!(mismatched, 0);
-    assert!(checked >= TASKS * calls / 2, "too few replies: {checked}");
+    // 30 % are meant to be dropped.
+    assert!(checked >= TASKS * calls * 65 / 100, "too few replies: {checked}");
     assert!(
         after_send as u64 >= TASKS * calls / 50,
         "too few calls were dropped after they were sent"
@@ -162,7 +169,7 @@ fn pooled(proxy: &FaultProxy) -> CacheClient {
     let pool = deadpool_redis::Config::from_url(proxy.url())
         .builder()
         .unwrap()
-        .max_size(16)
+        .max_size(TASKS as usize)
         .runtime(deadpool_redis::Runtime::Tokio1)
         .build()
         .unwrap();
@@ -173,14 +180,15 @@ fn pooled(proxy: &FaultProxy) -> CacheClient {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_reply_reaches_another_call_on_the_own_connection() {
     let _turn = alone().await;
-    // 30 % are meant to be dropped: what is left has to be 100,000.
-    replies_meet_their_calls("multiplexed", multiplexed, 2400).await;
+    // What is not dropped is 100,000 and more.
+    replies_meet_their_calls("multiplexed", multiplexed, 2400, Duration::from_millis(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_reply_reaches_another_call_through_a_pool() {
     let _turn = alone().await;
-    replies_meet_their_calls("deadpool", pooled, 300).await;
+    // A pool pings before it hands a session out: that alone can take two delays.
+    replies_meet_their_calls("deadpool", pooled, 300, Duration::from_millis(60)).await;
 }
 
 /// Polls a call up to `polls` times, each time that it is woken, and drops it if it is not done.

@@ -8,6 +8,8 @@ use crate::error::{Error, ErrorKind, Outcome};
 /// The longest code that is believed to be one.
 const LONGEST_CODE: usize = 24;
 
+const LOST: &str = "the connection was lost before the answer came";
+
 /// The server refused one command.
 pub(super) fn refused(error: &ServerError) -> Error {
     by_code(error.code(), error.details().unwrap_or_default())
@@ -22,6 +24,10 @@ pub(super) fn failed(error: &RedisError, sent: bool) -> Error {
         redis::ErrorKind::RESP3NotSupported => {
             Error::new(ErrorKind::Unsupported, "the server does not speak RESP3")
                 .with_outcome(Outcome::Rejected)
+        }
+        // A connection that ends within a reply: the driver calls what arrived unreadable.
+        redis::ErrorKind::Parse if error.detail().is_some_and(ends_too_soon) => {
+            Error::new(ErrorKind::Unavailable, LOST).with_outcome(outcome)
         }
         redis::ErrorKind::Parse => {
             Error::new(ErrorKind::Protocol, "the server's answer cannot be read")
@@ -39,14 +45,24 @@ pub(super) fn failed(error: &RedisError, sent: bool) -> Error {
             Error::new(ErrorKind::Timeout, "the session's own timeout passed").with_outcome(outcome)
         }
         _ => {
-            let text = if sent {
-                "the connection was lost before the answer came"
-            } else {
-                "the connection is lost"
-            };
+            let text = if sent { LOST } else { "the connection is lost" };
             Error::new(ErrorKind::Unavailable, text).with_outcome(outcome)
         }
     }
+}
+
+fn ends_too_soon(parse_error: &str) -> bool {
+    parse_error.contains("Unexpected end of input")
+}
+
+/// A handshake that went wrong: nothing of the caller's was sent yet, whatever it was.
+pub(super) fn handshake(error: &RedisError) -> Error {
+    let refusals = error.clone().into_server_errors();
+    match refusals.as_deref() {
+        Some([(_, first), ..]) => refused(first),
+        _ => failed(error, false),
+    }
+    .with_outcome(Outcome::NotSent)
 }
 
 /// A transaction in which commands were refused while they were queued has several errors: the
