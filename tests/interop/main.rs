@@ -71,10 +71,9 @@ fn methods() -> BTreeSet<String> {
                     .then_some(name)
             });
             let end = |name: &str| name.find(|c: char| !c.is_alphanumeric() && c != '_');
-            if let Some((name, end)) = name.and_then(|name| Some((name, end(name)?))) {
-                if !NO_DATA.contains(&&name[..end]) {
-                    found.insert(format!("{of}{}", &name[..end]));
-                }
+            let name = name.and_then(|name| Some(&name[..end(name)?]));
+            if let Some(name) = name.filter(|name| !NO_DATA.contains(name)) {
+                found.insert(format!("{of}{name}"));
             }
         }
     }

@@ -295,7 +295,7 @@ pub(crate) async fn namespaces(cache: &CacheClient, peer: &mut Peer, tally: &mut
         since: chrono::DateTime::from_timestamp(1_738_312_200, 0).unwrap(),
         delivery: Duration::from_millis(1500 * at),
         tags: BTreeSet::from(["a".to_owned(), "ö".to_owned()]),
-        stock: (at % 2 == 0).then_some(u64::MAX - at),
+        stock: at.is_multiple_of(2).then_some(u64::MAX - at),
     };
     let told = |product: &Product| {
         object([
