@@ -56,3 +56,11 @@ pub mod redis1 {
     pub use crate::store::redis::Bb8Session;
     pub use crate::store::redis::{Session, SessionProvider, Shared};
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+mod guide {}
