@@ -187,7 +187,7 @@ struct Late;
 impl Store for Late {
     fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
         match current() {
-            Ok(client) => client.store().run(batch),
+            Ok(client) => Box::pin(async move { client.store().run(batch).await }),
             Err(error) => {
                 let error = error.with_op(batch.name());
                 let error = match batch.sole_key() {
@@ -205,7 +205,7 @@ impl Store for Late {
 
     fn close(&self) -> BoxFuture<'static, ()> {
         match current() {
-            Ok(client) => client.store().close(),
+            Ok(client) => Box::pin(async move { client.store().close().await }),
             Err(_) => Box::pin(std::future::ready(())),
         }
     }

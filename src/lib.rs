@@ -26,6 +26,7 @@ pub use key_part::{KeyParts, KeyWriter};
 pub use lock::{LockId, LockOptions};
 pub use namespace::{Namespace, NamespaceBuilder};
 pub use op::{Direction, Presence};
+pub use secrecy::{ExposeSecret, SecretString};
 pub use stats::{Latency, NO_PREFIX, NamespaceStats, OTHER, OperationStats, Stats};
 pub use ttl::{Expiry, Ttl};
 

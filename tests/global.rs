@@ -218,6 +218,19 @@ fn it_survives_the_end_of_the_runtime_that_set_it_up() {
 }
 
 #[test]
+fn a_runtime_that_is_kept_without_running_holds_the_connection_until_it_ends() {
+    let _turn = Turn::block();
+    let main = runtime();
+    let server = main.block_on(RedisServer::start());
+    let parked = Builder::new_current_thread().enable_all().build().unwrap();
+    let config = CacheConfig::new().url(server.url()).deadline(Duration::from_millis(200));
+    parked.block_on(larder::init(config)).unwrap();
+    assert!(main.block_on(larder::cache().get_value("k")).unwrap_err().is_timeout());
+    drop(parked);
+    main.block_on(larder::cache().get_value("k")).unwrap();
+}
+
+#[test]
 fn reads_of_another_runtime_do_not_notice_that_the_runtime_with_the_connection_ends() {
     let _turn = Turn::block();
     let main = runtime();

@@ -14,7 +14,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 struct Slow(MemoryStore, Duration);
 
 impl Store for Slow {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, larder::Result<Replies>> {
+    fn run(&self, batch: Batch) -> BoxFuture<'_, larder::Result<Replies>> {
         let running = self.0.run(batch);
         let pause = self.1;
         Box::pin(async move {

@@ -340,6 +340,13 @@ async fn edge_cases_are_read_as_orjson_reads_them_or_refused_as_orjson_refuses_t
     assert!(refused >= 20, "{refused}");
     // The one difference: an integer minus zero keeps its sign, as a float.
     assert_eq!(written(&read::<Value>(b"-0").await.unwrap()).await.unwrap(), "-0.0");
+    // A type that is wide enough reads an integer whole.
+    assert_eq!(read::<u128>(b"18446744073709551616").await.unwrap(), 1 << 64);
+    // What no type looks at is not checked; what one does look at is.
+    #[derive(Debug, Deserialize)]
+    struct Empty {}
+    assert!(read::<Empty>(br#"{"skipped":"\ud800"}"#).await.is_ok());
+    assert!(read::<Empty>(b"{\"\xff\":1}").await.unwrap_err().is_decode());
     // What does not fit the type is an error, never another number.
     for json in ["18446744073709551616", "9007199254740993.0", "1e400", "-1"] {
         assert!(read::<u64>(json.as_bytes()).await.unwrap_err().is_decode(), "{json}");

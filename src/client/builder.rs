@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
 use crate::store::url::Target;
-use crate::store::{Context, Deadline, Gate, MemoryStore, Observe, Retry, Store};
+use crate::store::{Context, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store};
 
 /// How long a call may take altogether unless it is told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(1);
@@ -225,9 +225,9 @@ impl Builder {
         let gated = Gate::new(bounded);
         let explained = Context::new(gated);
         let store: Arc<dyn Store> = if self.observed {
-            Arc::new(Observe::new(explained, Arc::clone(&recorder)))
+            Arc::new(Stack(Observe::new(explained, Arc::clone(&recorder))))
         } else {
-            Arc::new(explained)
+            Arc::new(Stack(explained))
         };
         CacheClient(Arc::new(Inner { store, redis, recorder, stands_for: None }))
     }

@@ -78,7 +78,9 @@ fn mismatch(message: &str, error: &serde_json::Error) -> Option<String> {
     }
     // "invalid type: <found>, expected <wanted>": the last ", expected " cannot stand before the
     // one that serde wrote, so what follows it is the type's own word.
-    if ["invalid type: ", "invalid value: ", "invalid length "].iter().any(|s| message.starts_with(s))
+    if ["invalid type: ", "invalid value: ", "invalid length "]
+        .iter()
+        .any(|s| message.starts_with(s))
     {
         let (_, wanted) = message.rsplit_once(", expected ")?;
         return Some(format!("expected {wanted}"));
@@ -137,7 +139,8 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_an_error_with_a_place() {
-        for json in ["", "canary", "{\"a\":canary}", "[1,2", "1 2", "\u{feff}1", "\"\\ud800\"", "nul"]
+        for json in
+            ["", "canary", "{\"a\":canary}", "[1,2", "1 2", "\u{feff}1", "\"\\ud800\"", "nul"]
         {
             let error = refused::<crate::json::Value>(json);
             assert!(error.contains("line 1 column"), "{json}: {error}");

@@ -1,8 +1,6 @@
 //! Error context: every error says which operation failed on which key.
 
-use futures_util::future::BoxFuture;
-
-use super::{Capabilities, Store};
+use super::{Capabilities, Layer};
 use crate::error::Result;
 use crate::op::{Batch, Replies};
 
@@ -12,43 +10,39 @@ pub(crate) struct Context<S> {
     inner: S,
 }
 
-impl<S: Store> Context<S> {
+impl<S: Layer> Context<S> {
     pub(crate) fn new(inner: S) -> Self {
         Self { inner }
     }
 }
 
-impl<S: Store> Store for Context<S> {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
-        let described = batch.clone();
-        let running = self.inner.run(batch);
-        Box::pin(async move {
-            let name = described.name();
-            match running.await {
-                Ok(replies) if replies.results().iter().all(Result::is_ok) => Ok(replies),
-                Ok(replies) => Ok(replies.map_errors(|at, error| {
-                    let error = error.with_op(name);
-                    match described.ops().get(at).map(|op| op.keys()) {
-                        Some([key]) => error.with_key(key),
-                        _ => error,
-                    }
-                })),
-                Err(error) => {
-                    let error = error.with_op(name);
-                    Err(match described.sole_key() {
-                        Some(key) => error.with_key(key),
-                        None => error,
-                    })
+impl<S: Layer> Layer for Context<S> {
+    async fn call(&self, batch: &Batch) -> Result<Replies> {
+        let name = batch.name();
+        match self.inner.call(batch).await {
+            Ok(replies) if replies.results().iter().all(Result::is_ok) => Ok(replies),
+            Ok(replies) => Ok(replies.map_errors(|at, error| {
+                let error = error.with_op(name);
+                match batch.ops().get(at).map(|op| op.keys()) {
+                    Some([key]) => error.with_key(key),
+                    _ => error,
                 }
+            })),
+            Err(error) => {
+                let error = error.with_op(name);
+                Err(match batch.sole_key() {
+                    Some(key) => error.with_key(key),
+                    None => error,
+                })
             }
-        })
+        }
     }
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
 
-    fn close(&self) -> BoxFuture<'static, ()> {
-        self.inner.close()
+    async fn close(&self) {
+        self.inner.close().await;
     }
 }

@@ -1,11 +1,11 @@
 //! Deadlines: no call takes longer than it was given.
 
+use std::future;
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::{self, BoxFuture};
-
-use super::{Capabilities, Store};
+use super::{Capabilities, Layer};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
@@ -17,41 +17,38 @@ pub(crate) struct Deadline<S> {
     default: Duration,
 }
 
-impl<S: Store> Deadline<S> {
+impl<S: Layer> Deadline<S> {
     pub(crate) fn new(inner: S, default: Duration) -> Self {
         Self { inner, default }
     }
 }
 
-impl<S: Store> Store for Deadline<S> {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
+impl<S: Layer> Layer for Deadline<S> {
+    async fn call(&self, batch: &Batch) -> Result<Replies> {
         let timeout = batch.own_timeout().unwrap_or(self.default);
         let Some(deadline) = batch.started().checked_add(timeout) else {
-            return self.inner.run(batch);
+            return self.inner.call(batch).await;
         };
-        let batch = batch.with_deadline(deadline);
-        let watched = batch.clone();
-        let mut running = self.inner.run(batch);
-        Box::pin(async move {
-            // The embedded store answers at the first poll: it shall not pay for a timer.
-            if let Poll::Ready(done) =
-                future::poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await
-            {
-                return done;
-            }
-            match tokio::time::timeout_at(deadline, running).await {
-                Ok(done) => done,
-                Err(_) => Err(overdue(&watched, timeout)),
-            }
-        })
+        let batch = batch.clone().with_deadline(deadline);
+        let mut running = pin!(self.inner.call(&batch));
+        // The embedded store answers at the first poll: it shall not pay for a timer.
+        if let Poll::Ready(done) =
+            future::poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await
+        {
+            return done;
+        }
+        match tokio::time::timeout_at(deadline, running).await {
+            Ok(done) => done,
+            Err(_) => Err(overdue(&batch, timeout)),
+        }
     }
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
 
-    fn close(&self) -> BoxFuture<'static, ()> {
-        self.inner.close()
+    async fn close(&self) {
+        self.inner.close().await;
     }
 }
 

@@ -1,20 +1,18 @@
 //! The gate: counts what is in flight, and lets nothing in once the client is closed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
-use super::{Capabilities, Store};
+use super::{Capabilities, Layer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::op::{Batch, Replies};
+use crate::op::{Batch, Op, Replies};
 
-/// Refuses calls after [`Store::close`], which waits for those in flight.
+/// Refuses calls after [`Store::close`](super::Store::close), which waits for those in flight.
 #[derive(Debug)]
 pub(crate) struct Gate<S> {
-    inner: Arc<S>,
-    state: Arc<State>,
+    inner: S,
+    state: State,
 }
 
 #[derive(Debug, Default)]
@@ -25,9 +23,9 @@ struct State {
 }
 
 /// One call in flight; counted down however its future ends.
-struct Pass(Arc<State>);
+struct Pass<'a>(&'a State);
 
-impl Drop for Pass {
+impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1
             && self.0.closed.load(Ordering::SeqCst)
@@ -37,47 +35,36 @@ impl Drop for Pass {
     }
 }
 
-impl<S: Store> Gate<S> {
+impl<S: Layer> Gate<S> {
     pub(crate) fn new(inner: S) -> Self {
-        Self { inner: Arc::new(inner), state: Arc::default() }
+        Self { inner, state: State::default() }
     }
 }
 
-impl<S: Store> Store for Gate<S> {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
+impl<S: Layer> Layer for Gate<S> {
+    async fn call(&self, batch: &Batch) -> Result<Replies> {
         self.state.in_flight.fetch_add(1, Ordering::SeqCst);
-        let pass = Pass(Arc::clone(&self.state));
+        let _pass = Pass(&self.state);
         if self.state.closed.load(Ordering::SeqCst) {
-            let closed = Error::new(ErrorKind::Closed, "the client is closed");
-            return Box::pin(std::future::ready(Err(closed)));
+            return Err(Error::new(ErrorKind::Closed, "the client is closed"));
         }
-        if let Some(error) = batch.ops().iter().find_map(|op| op.check().err()) {
-            return Box::pin(std::future::ready(Err(error)));
-        }
-        let running = self.inner.run(batch);
-        Box::pin(async move {
-            let _pass = pass;
-            running.await
-        })
+        batch.ops().iter().try_for_each(Op::check)?;
+        self.inner.call(batch).await
     }
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
 
-    fn close(&self) -> BoxFuture<'static, ()> {
+    async fn close(&self) {
         self.state.closed.store(true, Ordering::SeqCst);
-        let state = Arc::clone(&self.state);
-        let inner = Arc::clone(&self.inner);
-        Box::pin(async move {
-            loop {
-                let emptied = state.emptied.notified();
-                if state.in_flight.load(Ordering::SeqCst) == 0 {
-                    break;
-                }
-                emptied.await;
+        loop {
+            let emptied = self.state.emptied.notified();
+            if self.state.in_flight.load(Ordering::SeqCst) == 0 {
+                break;
             }
-            inner.close().await;
-        })
+            emptied.await;
+        }
+        self.inner.close().await;
     }
 }

@@ -8,6 +8,7 @@ use crate::op::{Batch, Replies};
 mod context;
 mod deadline;
 mod gate;
+mod layer;
 pub mod memory;
 mod observe;
 pub(crate) mod redis;
@@ -17,6 +18,7 @@ pub(crate) mod url;
 pub(crate) use context::Context;
 pub(crate) use deadline::Deadline;
 pub(crate) use gate::Gate;
+pub(crate) use layer::{Layer, Stack};
 pub use memory::MemoryStore;
 pub(crate) use observe::Observe;
 pub use redis::RedisStore;
@@ -49,13 +51,13 @@ pub(crate) use retry::Retry;
 /// 8. **Silence**: errors, logs and `Debug` contain no value, credential or lock token.
 pub trait Store: Send + Sync + 'static {
     /// Executes a batch.
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>>;
+    fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>>;
 
     /// What this store can do beyond the operations.
     fn capabilities(&self) -> Capabilities;
 
     /// Lets go of connections. Calls after it fail with `ErrorKind::Closed`.
-    fn close(&self) -> BoxFuture<'static, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 }
@@ -71,7 +73,7 @@ pub struct Capabilities {
 }
 
 impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
+    fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
         (**self).run(batch)
     }
 
@@ -79,7 +81,7 @@ impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
         (**self).capabilities()
     }
 
-    fn close(&self) -> BoxFuture<'static, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
         (**self).close()
     }
 }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
-use super::{Capabilities, Store};
+use super::{Capabilities, Layer};
 use crate::error::Result;
 use crate::op::{Batch, Replies};
 use crate::stats::Recorder;
@@ -17,14 +16,27 @@ pub(crate) struct Observe<S> {
     recorder: Arc<Recorder>,
 }
 
-impl<S: Store> Observe<S> {
+impl<S: Layer> Observe<S> {
     pub(crate) fn new(inner: S, recorder: Arc<Recorder>) -> Self {
         Self { inner, recorder }
     }
+
+    async fn seen(&self, batch: &Batch, span: &Span) -> Result<Replies> {
+        let done = self.inner.call(batch).await;
+        self.recorder.record(batch, &done);
+        let failure = match &done {
+            Ok(replies) => replies.results().iter().find_map(|result| result.as_ref().err()),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failure {
+            span.record("error", tracing::field::debug(error.kind()));
+        }
+        done
+    }
 }
 
-impl<S: Store> Store for Observe<S> {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
+impl<S: Layer> Layer for Observe<S> {
+    async fn call(&self, batch: &Batch) -> Result<Replies> {
         let span = tracing::debug_span!(
             target: "larder",
             "larder",
@@ -33,41 +45,20 @@ impl<S: Store> Store for Observe<S> {
             key = batch.sole_key().map(tracing::field::display),
             error = tracing::field::Empty,
         );
-        let recorder = Arc::clone(&self.recorder);
-        let counted = batch.clone();
-        let running = self.inner.run(batch);
         if span.is_disabled() {
-            return Box::pin(async move {
-                let done = running.await;
-                recorder.record(&counted, &done);
-                done
-            });
+            let done = self.inner.call(batch).await;
+            self.recorder.record(batch, &done);
+            return done;
         }
-        let inside = span.clone();
-        Box::pin(
-            async move {
-                let done = running.await;
-                recorder.record(&counted, &done);
-                let failure = match &done {
-                    Ok(replies) => {
-                        replies.results().iter().find_map(|result| result.as_ref().err())
-                    }
-                    Err(error) => Some(error),
-                };
-                if let Some(error) = failure {
-                    inside.record("error", tracing::field::debug(error.kind()));
-                }
-                done
-            }
-            .instrument(span),
-        )
+        // Boxed, so that calls without a span do not carry its room.
+        Box::pin(self.seen(batch, &span).instrument(span.clone())).await
     }
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
 
-    fn close(&self) -> BoxFuture<'static, ()> {
-        self.inner.close()
+    async fn close(&self) {
+        self.inner.close().await;
     }
 }

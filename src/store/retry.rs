@@ -1,12 +1,10 @@
 //! Repeating, by idempotence: what was surely not applied, and what may be applied twice.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Capabilities, Store};
+use super::{Capabilities, Layer, Store};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
@@ -18,50 +16,44 @@ const LAST_PAUSE: Duration = Duration::from_millis(100);
 /// applying it again changes nothing. Another one is sent at most once, even if the server refused it.
 #[derive(Debug)]
 pub(crate) struct Retry<S> {
-    inner: Arc<S>,
+    inner: S,
 }
 
 impl<S: Store> Retry<S> {
     pub(crate) fn new(inner: S) -> Self {
-        Self { inner: Arc::new(inner) }
+        Self { inner }
     }
 }
 
-impl<S: Store> Store for Retry<S> {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
-        let inner = Arc::clone(&self.inner);
-        let attempt = batch.clone();
-        let mut running = inner.run(attempt);
-        Box::pin(async move {
-            let mut pause = FIRST_PAUSE;
-            let mut unsure = false;
-            loop {
-                let done = running.await;
-                let Some(again) = verdict(&batch, &done) else {
-                    return if unsure { done.map_err(as_unknown) } else { done };
-                };
-                unsure |= again == Outcome::Unknown;
-                if again == Outcome::Rejected && !unsure {
-                    batch.clear_sent();
-                }
-                // Up to half of the pause is left to chance, so that callers do not come in step.
-                let jittered = pause.mul_f64(1.0 - fastrand::f64() / 2.0);
-                if batch.deadline().is_some_and(|end| Instant::now() + jittered >= end) {
-                    return if unsure { done.map_err(as_unknown) } else { done };
-                }
-                tokio::time::sleep(jittered).await;
-                pause = (pause * 2).min(LAST_PAUSE);
-                running = inner.run(batch.clone());
+impl<S: Store> Layer for Retry<S> {
+    async fn call(&self, batch: &Batch) -> Result<Replies> {
+        let mut pause = FIRST_PAUSE;
+        let mut unsure = false;
+        loop {
+            let done = self.inner.run(batch.clone()).await;
+            let Some(again) = verdict(batch, &done) else {
+                return settled(done, unsure);
+            };
+            unsure |= again == Outcome::Unknown;
+            if again == Outcome::Rejected && !unsure {
+                batch.clear_sent();
             }
-        })
+            // Up to half of the pause is left to chance, so that callers do not come in step.
+            let jittered = pause.mul_f64(1.0 - fastrand::f64() / 2.0);
+            if batch.deadline().is_some_and(|end| Instant::now() + jittered >= end) {
+                return settled(done, unsure);
+            }
+            tokio::time::sleep(jittered).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
     }
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
 
-    fn close(&self) -> BoxFuture<'static, ()> {
-        self.inner.close()
+    async fn close(&self) {
+        self.inner.close().await;
     }
 }
 
@@ -87,10 +79,109 @@ fn verdict(batch: &Batch, done: &Result<Replies>) -> Option<Outcome> {
     }
 }
 
-/// An earlier attempt may have been applied, whatever became of the last.
+/// An earlier attempt may have been applied, whatever became of the last: a refusal of the last one
+/// does not say that nothing was.
+fn settled(done: Result<Replies>, unsure: bool) -> Result<Replies> {
+    if !unsure {
+        return done;
+    }
+    match done {
+        Ok(replies) => Ok(replies.map_errors(|_, error| as_unknown(error))),
+        Err(error) => Err(as_unknown(error)),
+    }
+}
+
 fn as_unknown(error: Error) -> Error {
     match error.outcome() {
         Outcome::NotSent | Outcome::Rejected => error.with_outcome(Outcome::Unknown),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::key::Key;
+    use crate::op::{Op, Reply};
+
+    /// Gives the answers of a script, one an attempt.
+    struct Scripted(Mutex<VecDeque<Result<Replies>>>);
+
+    impl Store for Scripted {
+        fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
+            batch.mark_sent();
+            let next = self.0.lock().unwrap().pop_front();
+            Box::pin(std::future::ready(next.expect("one attempt too many")))
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::default()
+        }
+    }
+
+    fn unavailable(outcome: Outcome) -> Result<Replies> {
+        Err(Error::new(ErrorKind::Unavailable, "gone").with_outcome(outcome))
+    }
+
+    fn refused(kind: ErrorKind) -> Result<Replies> {
+        Ok(Replies::one(Err(Error::new(kind, "no").with_outcome(Outcome::Rejected))))
+    }
+
+    fn done() -> Result<Replies> {
+        Ok(Replies::one(Ok(Reply::Done)))
+    }
+
+    /// What a script comes to, and how many of its answers were not asked for.
+    async fn outcome_of(op: Op, script: Vec<Result<Replies>>) -> (Result<Reply>, usize) {
+        let retry = Retry::new(Scripted(Mutex::new(script.into())));
+        let result = retry.call(&Batch::one("test", op)).await.and_then(Replies::into_one);
+        let left = retry.inner.0.lock().unwrap().len();
+        (result, left)
+    }
+
+    fn set() -> Op {
+        let key = Key::new("k").unwrap();
+        Op::Set { key, value: Bytes::new(), expiry: None, only_if: None }
+    }
+
+    fn incr() -> Op {
+        Op::IncrBy { key: Key::new("k").unwrap(), delta: 1 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_sent_is_sent_again_whatever_it_is() {
+        for op in [set(), incr()] {
+            let script = vec![unavailable(Outcome::NotSent), unavailable(Outcome::NotSent), done()];
+            let (result, left) = outcome_of(op, script).await;
+            assert!(result.is_ok() && left == 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_been_applied_is_sent_again_only_if_that_changes_nothing() {
+        let (result, left) = outcome_of(set(), vec![unavailable(Outcome::Unknown), done()]).await;
+        assert!(result.is_ok() && left == 0);
+        let (result, left) = outcome_of(incr(), vec![unavailable(Outcome::Unknown), done()]).await;
+        assert_eq!((result.unwrap_err().outcome(), left), (Outcome::Unknown, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_after_an_attempt_without_an_answer_does_not_say_that_nothing_was_applied() {
+        let script = vec![unavailable(Outcome::Unknown), refused(ErrorKind::OutOfMemory)];
+        let (result, _) = outcome_of(set(), script).await;
+        let error = result.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::OutOfMemory, Outcome::Unknown));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_waiting_cannot_mend_is_not_repeated() {
+        let (result, left) = outcome_of(set(), vec![refused(ErrorKind::WrongType), done()]).await;
+        assert_eq!((result.unwrap_err().outcome(), left), (Outcome::Rejected, 1));
     }
 }

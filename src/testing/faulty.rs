@@ -149,7 +149,7 @@ impl<S> Clone for Faulty<S> {
 }
 
 impl<S: Store> Store for Faulty<S> {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
+    fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
         let (fault, delay) = self.plan().decide();
         if fault.is_none() && delay.is_none() {
             return self.inner.run(batch);
@@ -184,7 +184,7 @@ impl<S: Store> Store for Faulty<S> {
         self.inner.capabilities()
     }
 
-    fn close(&self) -> BoxFuture<'static, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
         self.inner.close()
     }
 }

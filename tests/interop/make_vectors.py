@@ -1,6 +1,6 @@
 """Writes vectors.json: what redis-py and orjson write, and what orjson reads.
 
-    .venv/bin/python tests/interop/make_vectors.py
+    .venv/bin/python tests/interop/make_vectors.py [--check]
 
 The same versions (requirements.txt) write the same file. Bytes are in hex, floats are the hex of
 their 64 bits, so that no JSON reader stands between a vector and its meaning.
@@ -12,6 +12,7 @@ import json
 import pathlib
 import random
 import struct
+import sys
 import uuid
 
 import orjson
@@ -137,7 +138,11 @@ def main():
     lines = (
         f"{json.dumps(kind)}: [\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]" for kind, rows in vectors.items()
     )
-    target.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    if "--check" not in sys.argv:
+        target.write_text(text)
+    elif target.read_text() != text:
+        sys.exit("vectors.json is not what these versions write: make it anew and look at the difference")
     print(", ".join(f"{len(rows)} {kind}" for kind, rows in vectors.items()))
 
 

@@ -11,6 +11,7 @@ Python's own json module, so that orjson is only ever what is compared.
     {"do": "lock", "name": n, "timeout": s, "wait": s}                 redis.lock.Lock.acquire
     {"do": "unlock", "name": n}                                        ... release
     {"do": "owned", "name": n}                                         ... owned
+    {"do": "recipe", "name": f, "args": [...]}                         a function of docs/interop.md
 
 Bytes are {"$bytes": hex}; what JSON lacks is {"$decimal": text}, {"$seconds": n}, {"$time": unix},
 {"$naive": unix}, {"$uuid": text}, {"$set": [...]}, {"$nan": 0}.
@@ -19,6 +20,8 @@ Bytes are {"$bytes": hex}; what JSON lacks is {"$decimal": text}, {"$seconds": n
 import datetime
 import decimal
 import json
+import pathlib
+import re
 import sys
 import uuid
 
@@ -58,9 +61,19 @@ def plain(result):
     return result
 
 
+def recipes():
+    """The functions that the documentation gives to its readers."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "interop.md").read_text()
+    found = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, found)
+    return found
+
+
 def main():
     server = redis.Redis(host="127.0.0.1", port=int(sys.argv[1]))
     locks = {}
+    documented = recipes()
 
     def answer(request):
         match request:
@@ -78,6 +91,10 @@ def main():
                 return True
             case {"do": "owned", "name": name}:
                 return locks[name].owned()
+            case {"do": "recipe", "name": "shown", "args": [key]}:
+                return documented["shown"](key)
+            case {"do": "recipe", "name": name, "args": args}:
+                return documented[name](server, *args)
 
     for line in sys.stdin:
         try:

@@ -38,7 +38,7 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
 /// The number nearest to the exact seconds. Adding up the parts would round twice.
 pub(super) fn seconds(value: Duration) -> f64 {
     let exact = format!("{}.{:09}", value.as_secs(), value.subsec_nanos());
-    exact.parse().unwrap_or_else(|_| value.as_secs_f64())
+    exact.parse().unwrap_or(value.as_secs_f64())
 }
 
 /// By way of the number's digits: in binary, 0.1 seconds are not 100,000,000 nanoseconds.

@@ -257,7 +257,8 @@ impl PartialEq for Value {
                     one.len() == other.len()
                 }
                 (Self::Object(one), Self::Object(other)) => {
-                    let found = one.iter().filter_map(|(key, value)| Some((value, other.get(key)?)));
+                    let found =
+                        one.iter().filter_map(|(key, value)| Some((value, other.get(key)?)));
                     let before = pairs.len();
                     pairs.extend(found);
                     one.len() == other.len() && pairs.len() - before == one.len()

@@ -251,7 +251,7 @@ fn what_is_larger_than_the_budget_is_refused_and_the_old_value_stays() {
         run(&store, Op::ListPush { key: key("list"), value, side: Direction::Left })
     };
     let pushed = (0..100).take_while(|_| push().is_ok()).count();
-    assert_eq!(pushed, 15);
+    assert_eq!(pushed, 16);
     assert!(exists(&store, "list") && store.bytes() <= 10_000);
 }
 

@@ -5,8 +5,33 @@ use redis::{RedisError, ServerError};
 
 use crate::error::{Error, ErrorKind, Outcome};
 
-/// The longest code that is believed to be one.
-const LONGEST_CODE: usize = 24;
+/// The codes that are passed on. Any other is not: a script can put into its code what it likes.
+const CODES: [&str; 24] = [
+    "ASK",
+    "BUSY",
+    "BUSYKEY",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "ERR",
+    "EXECABORT",
+    "INPROG",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOPERM",
+    "NOPROTO",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "OOM",
+    "READONLY",
+    "STALE",
+    "TRYAGAIN",
+    "UNBLOCKED",
+    "WRONGPASS",
+    "WRONGTYPE",
+];
 
 const LOST: &str = "the connection was lost before the answer came";
 
@@ -68,15 +93,20 @@ pub(super) fn handshake(error: &RedisError) -> Error {
 /// A transaction in which commands were refused while they were queued has several errors: the
 /// first says why.
 fn aborted_or_refused(error: &RedisError) -> Error {
-    match error.clone().into_server_errors() {
-        Some(errors) if !errors.is_empty() => {
-            let (at, first) = &errors[0];
+    match error.clone().into_server_errors().as_deref() {
+        Some([(_, first)]) if error.code() != Some("EXECABORT") => refused(first),
+        Some([(at, first), ..]) => {
             let cause = refused(first);
             let kind = match cause.kind() {
                 ErrorKind::Server => ErrorKind::Aborted,
                 kind => kind,
             };
-            Error::new(kind, format!("the server refused command {} of the transaction", at + 1))
+            // The driver counts MULTI as the command before the first.
+            let which = match at.checked_add(1) {
+                Some(number) => format!("command {number} of the transaction"),
+                None => "the transaction".to_owned(),
+            };
+            Error::new(kind, format!("the server refused {which}"))
                 .with_outcome(Outcome::Rejected)
                 .with_code(cause.code().unwrap_or("EXECABORT"))
         }
@@ -110,12 +140,6 @@ fn by_code(code: &str, text: &str) -> Error {
         }
         _ => (ErrorKind::Server, "the server refused the command"),
     };
-    let plain = code.len() <= LONGEST_CODE
-        && !code.is_empty()
-        && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    Error::new(kind, what).with_outcome(Outcome::Rejected).with_code(if plain {
-        code
-    } else {
-        "ERR"
-    })
+    let code = if CODES.contains(&code) { code } else { "ERR" };
+    Error::new(kind, what).with_outcome(Outcome::Rejected).with_code(code)
 }

@@ -116,10 +116,9 @@ impl fmt::Debug for RedisStore {
 }
 
 impl Store for RedisStore {
-    fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
-        let source = Arc::clone(&self.0);
+    fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
         Box::pin(async move {
-            match &*source {
+            match &*self.0 {
                 Source::Own { links, next, .. } => {
                     let link = match links.as_slice() {
                         [only] => only,
@@ -148,15 +147,14 @@ impl Store for RedisStore {
     }
 }
 
-async fn run_on_own(batch: &Batch, link: &Link, live: Live) -> Result<Replies> {
-    let mut connection = live.connection.clone();
+async fn run_on_own(batch: &Batch, link: &Link, mut live: Live) -> Result<Replies> {
     let done = match Request::of(batch) {
         // Past the boxed future of the driver's trait: this is the path that most calls take.
         Request::One(cmd) => {
             batch.mark_sent();
-            one(batch, connection.send_packed_command(&cmd).await)
+            one(batch, live.connection.send_packed_command(&cmd).await)
         }
-        Request::Many(pipeline) => many(batch, &pipeline, &mut connection).await,
+        Request::Many(pipeline) => many(batch, &pipeline, &mut live.connection).await,
     };
     // A server that wants credentials again, after they were changed, gets them from a new handshake.
     if forgot_us(&done) {
@@ -206,7 +204,13 @@ async fn many(
     match answers {
         Ok(values) if batch.is_atomic() => reply::transaction(batch, values),
         Ok(values) => reply::separate(batch, values),
-        Err(error) => Err(failure::failed(&error, true)),
+        Err(error) => match failure::failed(&error, true) {
+            // One refusal in the name of a whole pipeline: the other commands may have been applied.
+            error if !batch.is_atomic() && error.outcome() == Outcome::Rejected => {
+                Err(error.with_outcome(Outcome::Unknown))
+            }
+            error => Err(error),
+        },
     }
 }
 

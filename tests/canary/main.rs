@@ -2,11 +2,9 @@
 //! token: canaries are put wherever secrets go, every error path is walked at the level TRACE, and
 //! everything that comes out is searched.
 
-use std::error::Error as StdError;
-use std::fmt::{Debug, Display};
-use std::io::{self, Write};
+use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -19,8 +17,11 @@ use larder::{
 };
 use metrics_util::debugging::DebuggingRecorder;
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
+
+mod said;
+
+use said::{Log, Said};
 
 const PASSWORD: &str = "canary/pass@1:x";
 const PASSWORD_ENCODED: &str = "canary%2Fpass%401%3Ax";
@@ -31,122 +32,6 @@ const KEY: &str = "user:canary-key";
 /// A key without a first part that could be shown.
 const BARE_KEY: &str = "canary-key";
 const TOKEN: &str = "c0ffeec0ffeec0ffeec0ffeec0ffee42";
-
-/// What is searched for, in lower case: the canaries as text, as Debug prints their bytes, and in hex.
-const NEEDLES: [&str; 6] =
-    ["canary", "c0ffee", "99, 97, 110, 97, 114, 121", "63616e617279", "y2fuyxj5", "canar\\"];
-
-/// Everything that was said, with where it came from.
-#[derive(Default)]
-struct Said {
-    outputs: Vec<(String, String)>,
-    errors: usize,
-    kinds: Vec<ErrorKind>,
-    // Locks that were taken: their tokens are searched for, too.
-    tokens: Vec<String>,
-}
-
-impl Said {
-    fn text(&mut self, place: impl Display, text: impl Into<String>) {
-        self.outputs.push((place.to_string(), text.into()));
-    }
-
-    fn debug(&mut self, place: impl Display, thing: &dyn Debug) {
-        self.text(&place, format!("{thing:?}"));
-        self.text(&place, format!("{thing:#?}"));
-    }
-
-    fn error(&mut self, place: impl Display, error: &Error) {
-        self.errors += 1;
-        if !self.kinds.contains(&error.kind()) {
-            self.kinds.push(error.kind());
-        }
-        self.debug(&place, error);
-        self.text(&place, error.to_string());
-        self.text(&place, error.code().unwrap_or_default());
-        if let Some(key) = error.key() {
-            self.debug(&place, key);
-            self.text(&place, key.to_string());
-        }
-        let mut source = error.source();
-        while let Some(cause) = source {
-            self.text(&place, format!("{cause} {cause:?}"));
-            source = cause.source();
-        }
-    }
-
-    /// Takes note of an error, if it is one.
-    fn note<T>(&mut self, place: impl Display, done: Result<T, Error>) {
-        if let Err(error) = done {
-            self.error(place, &error);
-        }
-    }
-
-    /// Takes note of what must be an error.
-    fn refused<T>(&mut self, place: impl Display, done: Result<T, Error>) {
-        match done {
-            Ok(_) => panic!("{place}: this was to fail"),
-            Err(error) => self.error(place, &error),
-        }
-    }
-
-    fn leaks(&self) -> Vec<String> {
-        let leaking = |text: &str| {
-            // Pretty lists have one element a line.
-            let text = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
-            NEEDLES.iter().any(|needle| text.contains(needle))
-                || self.tokens.iter().any(|token| text.contains(token.as_str()))
-        };
-        self.outputs
-            .iter()
-            .filter(|(_, text)| leaking(text))
-            .map(|(place, text)| format!("{place}: {text}"))
-            .collect()
-    }
-}
-
-/// The log of the process, from `tracing` and from the `log` facade that the driver uses.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn lines(&self) -> Vec<String> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl log::Log for Log {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let line = format!("log {} {}: {}\n", record.level(), record.target(), record.args());
-        let _ = self.clone().write_all(line.as_bytes());
-    }
-
-    fn flush(&self) {}
-}
 
 /// Values whose decoding fails with texts that serde makes of the data.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,0 +1,38 @@
+//! Layers: the wrappers that a client puts around its store.
+
+use futures_util::future::BoxFuture;
+
+use super::{Capabilities, Store};
+use crate::error::Result;
+use crate::op::{Batch, Replies};
+
+/// What wraps a store within a client. Unlike a [`Store`] it lends the batch downwards, and its future
+/// has a type: five layers are one allocation and touch no counter that other threads touch.
+pub(crate) trait Layer: Send + Sync + 'static {
+    /// Executes a batch, as [`Store::run`].
+    fn call(&self, batch: &Batch) -> impl Future<Output = Result<Replies>> + Send;
+
+    /// As [`Store::capabilities`].
+    fn capabilities(&self) -> Capabilities;
+
+    /// As [`Store::close`].
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Layers as a store.
+#[derive(Debug)]
+pub(crate) struct Stack<L>(pub(crate) L);
+
+impl<L: Layer> Store for Stack<L> {
+    fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
+        Box::pin(async move { self.0.call(&batch).await })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.close())
+    }
+}
