@@ -64,7 +64,7 @@ async fn calls_end_in_time(fault: &str, calls: u64, clients: Vec<(Duration, Cach
     let mut results: HashMap<Result<(), ErrorKind>, u64> = HashMap::new();
     let started = Instant::now();
     while started.elapsed() < length() {
-        let mut wave = JoinSet::new();
+        let (mut wave, mut timers) = (JoinSet::new(), JoinSet::new());
         for number in 0..calls {
             for at in 0..clients.len() {
                 let clients = Arc::clone(&clients);
@@ -75,12 +75,10 @@ async fn calls_end_in_time(fault: &str, calls: u64, clients: Vec<(Duration, Cach
                     (asked.elapsed().saturating_sub(*deadline), result)
                 });
             }
-        }
-        // What the machine itself adds at the moment: timers without a call behind them.
-        let mut timers = JoinSet::new();
-        for step in 1..=CLIENTS {
+            // What the machine itself adds at the moment: timers among the calls, without a call behind them.
+            let wanted = clients[number as usize % clients.len()].0;
             timers.spawn(async move {
-                let (wanted, asked) = (Duration::from_millis(step * 20), Instant::now());
+                let asked = Instant::now();
                 tokio::time::sleep(wanted).await; // it is the timer that is measured
                 asked.elapsed().saturating_sub(wanted)
             });

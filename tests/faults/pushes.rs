@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::{alone, full};
 
 const WRITERS: usize = 32;
+const DEADLINE: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
 struct Progress {
@@ -103,6 +104,8 @@ async fn disturb(
             _ => {
                 let before = server.pid();
                 server.kill().await;
+                // Away for longer than the deadline: the calls of this time cannot be sent.
+                tokio::time::sleep(DEADLINE * 3 / 2).await;
                 server.restart().await;
                 assert_ne!(server.pid(), before);
                 faults.restarts += 1;
@@ -123,9 +126,7 @@ async fn acknowledged_pushes_are_there_once_and_refused_ones_never() {
     let mut server = builder.start().await;
     let proxy = FaultProxy::start(server.addr()).await;
     proxy.log_commands(true);
-    // Shorter than some outages, so that calls also end before they could be sent.
-    let deadline = Duration::from_millis(250);
-    let cache = CacheClient::builder().url(proxy.url()).deadline(deadline).build().unwrap();
+    let cache = CacheClient::builder().url(proxy.url()).deadline(DEADLINE).build().unwrap();
 
     let progress = Arc::new(Progress::default());
     let mut writers = JoinSet::new();
