@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use common::{Ran, larder};
 use larder::testing::RedisServer;
 
@@ -17,6 +20,13 @@ impl Shell {
 
     fn run(&self, args: &[&str]) -> Ran {
         Ran::of(larder(args).env("REDIS_URL", self.server.url()))
+    }
+
+    /// How many scripts the server ran: each try to take a lock is one.
+    async fn scripts_run(&self) -> u64 {
+        let counts = self.server.command(&["INFO", "commandstats"]).await.text().unwrap();
+        let calls = counts.split("cmdstat_eval:calls=").nth(1);
+        calls.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
     }
 
     fn json(&self, args: &[&str]) -> Ran {
@@ -181,9 +191,18 @@ async fn a_lock_is_taken_once_and_given_back_with_its_identifier() {
 #[tokio::test]
 async fn a_lock_that_is_held_is_waited_for() {
     let shell = Shell::start().await;
-    assert_eq!(shell.run(&["lock", "lock:x", "--expire-ms", "300"]).code, 0);
-    let waited = shell.run(&["lock", "lock:x", "--timeout-ms", "30000"]);
-    assert_eq!(waited.code, 0, "{waited:?}");
+    let held = shell.run(&["lock", "lock:x", "--expire-ms", "600000"]);
+    let mut waiter = larder(&["lock", "lock:x", "--timeout-ms", "60000"]);
+    waiter.env("REDIS_URL", shell.server.url()).stdout(Stdio::piped());
+    let waiter = waiter.spawn().unwrap();
+    // One try took it, two more were refused: it waits.
+    while shell.scripts_run().await < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await; // the server announces no counts
+    }
+    shell.run(&["unlock", "lock:x", held.out.trim_end()]).is(0, "1\n");
+    let taken = waiter.wait_with_output().unwrap();
+    assert_eq!((taken.status.code(), taken.stdout.len()), (Some(0), 33));
+    assert_ne!(taken.stdout, held.out.as_bytes());
 }
 
 #[tokio::test]
