@@ -159,6 +159,20 @@ impl CacheConfig {
         self
     }
 
+    /// Whether a source says where the server is (a URL, a host or a port), or everything about that is
+    /// a default.
+    ///
+    /// ```
+    /// use larder::CacheConfig;
+    /// assert!(!CacheConfig::new().password("secret").says_where());
+    /// assert!(CacheConfig::new().url("memory://").says_where());
+    /// ```
+    pub fn says_where(&self) -> bool {
+        // A source that could not be read may have meant to; `client` reports it.
+        !self.mistakes.is_empty()
+            || ["url", "host", "port"].iter().any(|name| self.settings.contains_key(name))
+    }
+
     /// The store URL that these settings amount to, checked, with everything percent-encoded.
     ///
     /// # Errors
@@ -289,11 +303,11 @@ impl<'a> Reader<'a> {
             let whole = self.whole_url();
             // Only to find their mistakes.
             if !parts.is_empty() {
-                self.from_parts();
+                self.url_of_parts();
             }
             whole
         } else {
-            self.from_parts()
+            self.url_of_parts()
         }
     }
 
@@ -312,7 +326,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn from_parts(&mut self) -> Option<SecretString> {
+    fn url_of_parts(&mut self) -> Option<SecretString> {
         let host = match self.text("host") {
             Some(host) => match url::address_or_name(host) {
                 Ok(host) => Some(host),
@@ -365,6 +379,10 @@ impl fmt::Debug for CacheConfig {
         out.field("mistakes", &self.mistakes.len()).finish()
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/configuration.md")]
+struct Documentation;
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,7 @@ pub use key_part::{KeyParts, KeyWriter};
 pub use lock::{LockId, LockOptions};
 pub use namespace::{Namespace, NamespaceBuilder};
 pub use op::{Direction, Presence};
+pub use secrecy::{ExposeSecret, SecretString};
 pub use stats::{Latency, NO_PREFIX, NamespaceStats, OTHER, OperationStats, Stats};
 pub use ttl::{Expiry, Ttl};
 
@@ -55,3 +56,11 @@ pub mod redis1 {
     pub use crate::store::redis::Bb8Session;
     pub use crate::store::redis::{Session, SessionProvider, Shared};
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+mod guide {}

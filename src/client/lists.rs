@@ -1,7 +1,5 @@
 //! Lists that can be pushed to and popped from.
 
-use bytes::Bytes;
-
 use super::{CacheClient, count, key};
 use crate::codec::{IntoValue, decode_text};
 use crate::error::Result;
@@ -99,11 +97,8 @@ impl CacheClient {
     ) -> Result<Option<String>> {
         let op = Op::ListPop { key: key(name, list)?, side };
         self.decoded(Batch::one(name, op), |reply| {
-            // The element is off the list already: the error has to hand it back.
-            let keep = |element: Bytes| {
-                decode_text(element.clone()).map_err(|error| error.with_undecoded(element))
-            };
-            reply.into_value()?.map(keep).transpose()
+            // The element is off the list already: an error of `decode_text` hands it back.
+            reply.into_value()?.map(decode_text).transpose()
         })
         .await
     }

@@ -11,7 +11,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// # Errors
 /// [`ErrorKind::Decode`] if it is not JSON, has another shape, is nested too deep, or is not what
 /// `T` expects. It says where, and what was expected, never what was found.
-#[allow(dead_code, reason = "the client is built on it")]
 pub(crate) fn decode_json<T: DeserializeOwned>(json: &[u8], shape: Shape) -> Result<T> {
     let first = json.iter().copied().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
     if let Some(first) = first.filter(|first| begins_json(*first) && !shape.fits(*first)) {

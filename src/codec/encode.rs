@@ -15,7 +15,6 @@ pub(crate) const MAX_DEPTH: usize = 127;
 
 /// What a JSON document has to be at its outermost level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "the client is built on it")]
 pub(crate) enum Shape {
     /// Anything.
     Any,
@@ -53,7 +52,6 @@ pub(crate) fn kind_of(first: u8) -> &'static str {
 /// # Errors
 /// [`ErrorKind::Encode`] if it has another shape, is nested too deep, holds an integer wider than
 /// 64 bits, or refuses to be serialised. Never with a part of the value.
-#[allow(dead_code, reason = "the client is built on it")]
 pub(crate) fn encode_json<T: Serialize + ?Sized>(value: &T, shape: Shape) -> Result<Bytes> {
     let refused = Cell::new(None);
     let mut out = Vec::with_capacity(128);

@@ -127,7 +127,6 @@ impl IntoValue for Cow<'_, str> {
 
 /// The stored bytes as text, without a copy if nobody else holds them. The error hands them back
 /// ([`Error::undecoded`]), since a pop has taken them out of the store.
-#[allow(dead_code, reason = "the client is built on it")]
 pub(crate) fn decode_text(bytes: Bytes) -> Result<String> {
     String::from_utf8(Vec::from(bytes)).map_err(|error| {
         Error::new(ErrorKind::Decode, "the value is not UTF-8 text; use get_bytes")

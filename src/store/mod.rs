@@ -32,7 +32,7 @@ pub(crate) use retry::Retry;
 /// 1. **One result for each operation**, in the order of the batch. `Ok(Replies)` means that every
 ///    operation was answered, even if the answer of one is an error; one operation's error does not
 ///    stop the next. `Err` speaks of the whole batch.
-/// 2. **Same results to the letter** as Redis 7: what the variants of [`Op`](crate::Op) say of
+/// 2. **Same results to the letter** as Redis 7: what the variants of [`Op`](crate::op::Op) say of
 ///    replies, wrong types, missing keys, empty collections (they do not exist) and expiry.
 ///    A plain write of a string takes away the key's expiry; a change within a hash, a list or
 ///    a number keeps it.

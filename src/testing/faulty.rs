@@ -29,9 +29,10 @@ pub enum Fault {
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> larder::Result<()> {
 /// use larder::testing::{Fault, Faulty};
+/// use larder::store::MemoryStore;
 /// use larder::{CacheClient, ErrorKind, Outcome};
 ///
-/// let faulty = Faulty::new(larder::store::memory());
+/// let faulty = Faulty::new(MemoryStore::new());
 /// let cache = CacheClient::builder().store(faulty.clone()).build()?;
 ///
 /// faulty.fail_next(Fault::After(ErrorKind::Unavailable));

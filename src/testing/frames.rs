@@ -30,13 +30,11 @@ impl Frames {
         while !bytes.is_empty() {
             if self.body > 0 {
                 let (now, rest) = bytes.split_at(self.body.min(bytes.len()));
-                if self.collect {
-                    if let Some(arg) = self.args.last_mut() {
-                        // The line end is no part of the argument.
-                        let content = self.body.saturating_sub(2).min(now.len());
-                        let room = KEPT.saturating_sub(arg.len());
-                        arg.extend_from_slice(&now[..content.min(room)]);
-                    }
+                if let Some(arg) = self.args.last_mut() {
+                    // The line end is no part of the argument.
+                    let content = self.body.saturating_sub(2).min(now.len());
+                    let room = KEPT.saturating_sub(arg.len());
+                    arg.extend_from_slice(&now[..content.min(room)]);
                 }
                 self.body -= now.len();
                 bytes = rest;
@@ -64,7 +62,9 @@ impl Frames {
         let elements = match (line.first(), number) {
             (Some(b'$' | b'=' | b'!'), Some(len)) => {
                 self.body = usize::try_from(len).unwrap_or(usize::MAX).saturating_add(2);
-                self.args.push(Vec::new());
+                if self.collect {
+                    self.args.push(Vec::new());
+                }
                 return;
             }
             (Some(b'*' | b'~' | b'>'), Some(count)) => count,

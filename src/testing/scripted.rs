@@ -18,7 +18,7 @@ pub enum Scripted {
     Answer(Bytes),
     /// Sends nothing.
     Silence,
-    /// Closes the connection.
+    /// Closes the connection, after the answers that were given before.
     Close,
 }
 
@@ -107,16 +107,20 @@ async fn serve(mut stream: TcpStream, connection: u64, script: Arc<Script>) {
         let Ok(len @ 1..) = stream.read(&mut buffer).await else { return };
         let mut commands = Vec::new();
         scanner.feed(&buffer[..len], |args| commands.push(args));
+        let mut answers = Vec::new();
+        let mut closes = false;
         for args in commands {
             match script(connection, &args) {
-                Scripted::Answer(bytes) => {
-                    if stream.write_all(&bytes).await.is_err() {
-                        return;
-                    }
-                }
+                Scripted::Answer(bytes) => answers.extend_from_slice(&bytes),
                 Scripted::Silence => {}
-                Scripted::Close => return,
+                Scripted::Close => {
+                    closes = true;
+                    break;
+                }
             }
+        }
+        if stream.write_all(&answers).await.is_err() || closes {
+            return;
         }
     }
 }

@@ -29,7 +29,7 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
         return Ok(Duration::from_secs(whole));
     }
     let read = match value {
-        Value::Float(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Value::Float(seconds) => from_seconds(seconds),
         _ => None,
     };
     read.ok_or_else(|| unexpected(&value, WANTED))
@@ -38,7 +38,19 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
 /// The number nearest to the exact seconds. Adding up the parts would round twice.
 pub(super) fn seconds(value: Duration) -> f64 {
     let exact = format!("{}.{:09}", value.as_secs(), value.subsec_nanos());
-    exact.parse().unwrap_or_else(|_| value.as_secs_f64())
+    exact.parse().unwrap_or(value.as_secs_f64())
+}
+
+/// By way of the number's digits: in binary, 0.1 seconds are not 100,000,000 nanoseconds.
+fn from_seconds(seconds: f64) -> Option<Duration> {
+    let text = seconds.to_string();
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let exact = || {
+        let nanos = format!("{fraction:0<9}");
+        Some(Duration::new(whole.parse().ok()?, (nanos.len() == 9).then(|| nanos.parse().ok())??))
+    };
+    // Minus zero, and digits beyond the nanosecond.
+    exact().or_else(|| Duration::try_from_secs_f64(seconds).ok())
 }
 
 optional!(std::time::Duration);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use indexmap::IndexMap;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -424,9 +424,35 @@ impl<'de> Visitor<'de> for AnyValue {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut values = IndexMap::new();
-        while let Some((key, value)) = map.next_entry::<String, Value>()? {
-            values.insert(key, value);
+        while let Some(key) = map.next_key::<String>()? {
+            if values.is_empty() && key == NUMBER && *NUMBERS_AS_TEXT {
+                return number(&map.next_value::<String>()?);
+            }
+            values.insert(key, map.next_value()?);
         }
         Ok(Value::Object(Object(Arc::new(values))))
+    }
+}
+
+/// Under serde_json's feature `arbitrary_precision`, which any crate of an application may switch on,
+/// numbers come as a map with this key and their text.
+const NUMBER: &str = "$serde_json::private::Number";
+
+static NUMBERS_AS_TEXT: LazyLock<bool> = LazyLock::new(|| {
+    let number = serde_json::from_str::<serde_json::Number>("1.00");
+    number.is_ok_and(|number| number.to_string() == "1.00")
+});
+
+/// The number that serde_json would have made of the text without that feature.
+fn number<E: de::Error>(text: &str) -> Result<Value, E> {
+    if let (Ok(whole), true) = (text.parse::<i64>(), text != "-0") {
+        return Ok(Value::Int(whole));
+    }
+    if let Ok(whole) = text.parse::<u64>() {
+        return Ok(Value::UInt(whole));
+    }
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(Value::Float(number)),
+        _ => Err(de::Error::invalid_value(de::Unexpected::Other("number"), &"a number in range")),
     }
 }

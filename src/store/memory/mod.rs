@@ -21,8 +21,8 @@ use space::Space;
 /// The embedded store: same operations, same results as Redis, in the memory of this process.
 ///
 /// Data is bounded by bytes: an entry counts its key, its content and an overhead that stands for
-/// what the table needs beside them (256 bytes an entry, 144 a field of a hash, 64 an element of
-/// a list). When the budget is full, entries that are used the least make room (CLOCK-PRO: a scan
+/// what is needed beside them (256 bytes an entry, 128 an expiry, 224 a field of a hash, 80 an
+/// element of a list), so that the budget is about what the process really grows by. When the budget is full, entries that are used the least make room (CLOCK-PRO: a scan
 /// does not drive out what is used often). Three things never happen: a write that was
 /// acknowledged is missing right afterwards because of its own size, a lock is evicted before it
 /// expires, and an entry that is larger than the budget disappears silently. What does not fit

@@ -10,7 +10,7 @@ use quick_cache::unsync::Cache;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 use tokio::time::Instant;
 
-use super::entry::{ENTRY_OVERHEAD, Entry, Eviction, Weight, Writing};
+use super::entry::{ENTRY_OVERHEAD, EXPIRY_OVERHEAD, Entry, Eviction, Weight, Writing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::ttl::{Expiry, Ttl};
@@ -27,7 +27,7 @@ const BYTES_PER_EXPECTED_ENTRY: u64 = 2048;
 pub(super) struct Space {
     cache: Cache<Key, Entry, Weight, DefaultHashBuilder, Eviction>,
     /// When keys expire, soonest first. A record is stale if its key is gone or expires at another
-    /// moment; stale ones are dropped when they come up, or all at once when they are the most.
+    /// moment; stale ones are dropped when they come up, or all at once when they are a third.
     expiries: BinaryHeap<Reverse<(NonZeroU64, Key)>>,
     /// What all pinned entries and one more may weigh: a little less than the budget, because the
     /// cache keeps 3 % of it for newcomers.
@@ -168,7 +168,7 @@ impl Space {
     fn schedule(&mut self, key: &Key, expires: Option<NonZeroU64>) {
         let Some(at) = expires else { return };
         self.expiries.push(Reverse((at, key.clone())));
-        if self.expiries.len() > 2 * self.cache.len() + FEW_RECORDS {
+        if self.expiries.len() > self.cache.len() + self.cache.len() / 2 + FEW_RECORDS {
             // The entry that is just being added is not in the cache yet.
             let added = Reverse((at, key.clone()));
             self.expiries = self
@@ -205,7 +205,8 @@ pub(super) struct Room(u64);
 
 impl Room {
     fn beside(pinned: u64, largest: u64, key: &Key) -> Self {
-        let taken = pinned + ENTRY_OVERHEAD + key.as_bytes().len() as u64;
+        // Room for an expiry as well: it may come later, when nothing can be refused any more.
+        let taken = pinned + ENTRY_OVERHEAD + EXPIRY_OVERHEAD + key.as_bytes().len() as u64;
         Self(largest.saturating_sub(taken))
     }
 

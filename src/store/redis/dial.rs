@@ -100,13 +100,8 @@ where
     let stream = Gather::new(stream, Arc::clone(&pulse));
     match MultiplexedConnection::new_with_config(&info, stream, config).await {
         Ok((connection, driver)) => Ok(Dialled { connection, driver: Box::pin(driver), pulse }),
-        Err(error) => Err(handshake_failure(&error)),
+        Err(error) => Err(failure::handshake(&error)),
     }
-}
-
-/// Nothing of the caller's was sent yet, whatever went wrong.
-fn handshake_failure(error: &redis::RedisError) -> Error {
-    failure::failed(error, false).with_outcome(Outcome::NotSent)
 }
 
 fn unreachable(target: &RedisTarget, error: std::io::Error) -> Error {

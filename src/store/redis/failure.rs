@@ -5,8 +5,35 @@ use redis::{RedisError, ServerError};
 
 use crate::error::{Error, ErrorKind, Outcome};
 
-/// The longest code that is believed to be one.
-const LONGEST_CODE: usize = 24;
+/// The codes that are passed on. Any other is not: a script can put into its code what it likes.
+const CODES: [&str; 24] = [
+    "ASK",
+    "BUSY",
+    "BUSYKEY",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "ERR",
+    "EXECABORT",
+    "INPROG",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOPERM",
+    "NOPROTO",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "OOM",
+    "READONLY",
+    "STALE",
+    "TRYAGAIN",
+    "UNBLOCKED",
+    "WRONGPASS",
+    "WRONGTYPE",
+];
+
+const LOST: &str = "the connection was lost before the answer came";
 
 /// The server refused one command.
 pub(super) fn refused(error: &ServerError) -> Error {
@@ -19,6 +46,14 @@ pub(super) fn failed(error: &RedisError, sent: bool) -> Error {
     match error.kind() {
         redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => aborted_or_refused(error),
         redis::ErrorKind::AuthenticationFailed => auth(),
+        redis::ErrorKind::RESP3NotSupported => {
+            Error::new(ErrorKind::Unsupported, "the server does not speak RESP3")
+                .with_outcome(Outcome::Rejected)
+        }
+        // A connection that ends within a reply: the driver calls what arrived unreadable.
+        redis::ErrorKind::Parse if error.detail().is_some_and(ends_too_soon) => {
+            Error::new(ErrorKind::Unavailable, LOST).with_outcome(outcome)
+        }
         redis::ErrorKind::Parse => {
             Error::new(ErrorKind::Protocol, "the server's answer cannot be read")
                 .with_outcome(outcome)
@@ -35,28 +70,43 @@ pub(super) fn failed(error: &RedisError, sent: bool) -> Error {
             Error::new(ErrorKind::Timeout, "the session's own timeout passed").with_outcome(outcome)
         }
         _ => {
-            let text = if sent {
-                "the connection was lost before the answer came"
-            } else {
-                "the connection is lost"
-            };
+            let text = if sent { LOST } else { "the connection is lost" };
             Error::new(ErrorKind::Unavailable, text).with_outcome(outcome)
         }
     }
 }
 
+fn ends_too_soon(parse_error: &str) -> bool {
+    parse_error.contains("Unexpected end of input")
+}
+
+/// A handshake that went wrong: nothing of the caller's was sent yet, whatever it was.
+pub(super) fn handshake(error: &RedisError) -> Error {
+    let refusals = error.clone().into_server_errors();
+    match refusals.as_deref() {
+        Some([(_, first), ..]) => refused(first),
+        _ => failed(error, false),
+    }
+    .with_outcome(Outcome::NotSent)
+}
+
 /// A transaction in which commands were refused while they were queued has several errors: the
 /// first says why.
 fn aborted_or_refused(error: &RedisError) -> Error {
-    match error.clone().into_server_errors() {
-        Some(errors) if !errors.is_empty() => {
-            let (at, first) = &errors[0];
+    match error.clone().into_server_errors().as_deref() {
+        Some([(_, first)]) if error.code() != Some("EXECABORT") => refused(first),
+        Some([(at, first), ..]) => {
             let cause = refused(first);
             let kind = match cause.kind() {
                 ErrorKind::Server => ErrorKind::Aborted,
                 kind => kind,
             };
-            Error::new(kind, format!("the server refused command {} of the transaction", at + 1))
+            // The driver counts MULTI as the command before the first.
+            let which = match at.checked_add(1) {
+                Some(number) => format!("command {number} of the transaction"),
+                None => "the transaction".to_owned(),
+            };
+            Error::new(kind, format!("the server refused {which}"))
                 .with_outcome(Outcome::Rejected)
                 .with_code(cause.code().unwrap_or("EXECABORT"))
         }
@@ -90,12 +140,6 @@ fn by_code(code: &str, text: &str) -> Error {
         }
         _ => (ErrorKind::Server, "the server refused the command"),
     };
-    let plain = code.len() <= LONGEST_CODE
-        && !code.is_empty()
-        && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    Error::new(kind, what).with_outcome(Outcome::Rejected).with_code(if plain {
-        code
-    } else {
-        "ERR"
-    })
+    let code = if CODES.contains(&code) { code } else { "ERR" };
+    Error::new(kind, what).with_outcome(Outcome::Rejected).with_code(code)
 }

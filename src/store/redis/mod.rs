@@ -205,7 +205,13 @@ async fn many(
     match answers {
         Ok(values) if batch.is_atomic() => reply::transaction(batch, values),
         Ok(values) => reply::separate(batch, values),
-        Err(error) => Err(failure::failed(&error, true)),
+        Err(error) => match failure::failed(&error, true) {
+            // One refusal in the name of a whole pipeline: the other commands may have been applied.
+            error if !batch.is_atomic() && error.outcome() == Outcome::Rejected => {
+                Err(error.with_outcome(Outcome::Unknown))
+            }
+            error => Err(error),
+        },
     }
 }
 

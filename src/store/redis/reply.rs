@@ -42,9 +42,9 @@ pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
             }
             Ok(Reply::Values(values))
         }
-        // SET answers nil when its condition did not hold.
-        Op::Set { .. } => match value {
-            Value::Nil => Ok(Reply::Bool(false)),
+        // SET answers nil when its condition did not hold, and only then.
+        Op::Set { only_if, .. } => match value {
+            Value::Nil if only_if.is_some() => Ok(Reply::Bool(false)),
             value => done(value).map(|_| Reply::Bool(true)),
         },
         Op::IncrBy { .. } | Op::Delete { .. } | Op::ListPush { .. } | Op::ListRemove { .. } => {

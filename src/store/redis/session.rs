@@ -10,6 +10,30 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 use super::failure;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
+/// A session that passes everything on to what it holds.
+macro_rules! passes_through {
+    ($session:ty) => {
+        impl ConnectionLike for $session {
+            fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+                self.0.req_packed_command(cmd)
+            }
+
+            fn req_packed_commands<'a>(
+                &'a mut self,
+                pipeline: &'a Pipeline,
+                offset: usize,
+                count: usize,
+            ) -> RedisFuture<'a, Vec<Value>> {
+                self.0.req_packed_commands(pipeline, offset, count)
+            }
+
+            fn get_db(&self) -> i64 {
+                self.0.get_db()
+            }
+        }
+    };
+}
+
 /// Hands out sessions: live connections that can execute Redis commands.
 ///
 /// Any `Fn() -> impl Future<Output = Result<C, RedisError>>` is one, for every `C` that the driver
@@ -87,24 +111,7 @@ impl fmt::Debug for Bb8Session {
 }
 
 #[cfg(feature = "bb8")]
-impl ConnectionLike for Bb8Session {
-    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        self.0.req_packed_command(cmd)
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        self.0.req_packed_commands(pipeline, offset, count)
-    }
-
-    fn get_db(&self) -> i64 {
-        self.0.get_db()
-    }
-}
+passes_through!(Bb8Session);
 
 #[cfg(feature = "bb8")]
 impl SessionProvider for bb8_redis::bb8::Pool<bb8_redis::RedisConnectionManager> {
@@ -145,24 +152,7 @@ impl fmt::Debug for Session {
     }
 }
 
-impl ConnectionLike for Session {
-    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        self.0.req_packed_command(cmd)
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        self.0.req_packed_commands(pipeline, offset, count)
-    }
-
-    fn get_db(&self) -> i64 {
-        self.0.get_db()
-    }
-}
+passes_through!(Session);
 
 /// A provider whose type is forgotten.
 pub(super) trait AnyProvider: Send + Sync {

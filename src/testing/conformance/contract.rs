@@ -1,9 +1,10 @@
 //! Cases for what the contract of [`Store`](crate::store::Store) says beyond single operations.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{self, join_all};
 
 use super::values::expect_ttl_near;
 use super::*;
@@ -225,31 +226,37 @@ pub async fn batches_run_in_order(subject: &Subject) -> Checked {
     Ok(())
 }
 
-/// Nobody sees one half of an atomic batch, however many run at once.
+/// Nobody sees one half of an atomic batch, also if it comes over the network in many pieces.
 pub async fn atomic_batches_are_not_seen_in_half(subject: &Subject) -> Checked {
-    let [a, b] = ["{t}a", "{t}b"].map(|name| subject.key(name));
+    let [a, b, between] = ["{t}a", "{t}b", "{t}between"].map(|name| subject.key(name));
+    let up = |key: &Key| Op::IncrBy { key: key.clone(), delta: 1 };
+    // A server that reads 16 KiB at a time turns to its other clients many times in between.
+    let large = set_op(&between, vec![b'x'; 2_000_000]);
+    let written = AtomicBool::new(false);
     let writes = async {
-        for _ in 0..100 {
-            let up = |key: &Key| Op::IncrBy { key: key.clone(), delta: 1 };
-            subject.run_atomic(vec![up(&a), up(&b)]).await?;
+        for _ in 0..20 {
+            subject.run_atomic(vec![up(&a), large.clone(), up(&b)]).await?;
         }
         Ok(())
     };
-    let reads = async {
-        let mut last = None;
-        for _ in 0..100 {
+    let writes = writes.inspect(|_| written.store(true, Ordering::Relaxed));
+    let read = async || {
+        while !written.load(Ordering::Relaxed) {
             let batch = Batch::many("conformance", vec![get_op(&a), get_op(&b)]).atomic();
             let came = subject.finish(&subject.other, batch).await?;
             let shown: Vec<_> = came.iter().map(show_result).collect();
             ensure(shown[0] == shown[1], || format!("one half of a batch was seen: {shown:?}"))?;
-            last = Some(came);
+            // A store that answers at once would never let the writer go on.
+            tokio::task::yield_now().await;
         }
-        ensure(last.is_some(), || "nothing was read".to_owned())
+        Ok(())
     };
-    let (written, read): (Checked, Checked) = futures_util::future::join(writes, reads).await;
-    written.and(read)?;
-    subject.expect(get_op(&a), value("100")).await?;
-    subject.expect(get_op(&b), value("100")).await
+    // Several, so that one is always on its way.
+    let reads = join_all((0..4).map(|_| read()));
+    let (written, read): (Checked, Vec<Checked>) = future::join(writes, reads).await;
+    written.and(read.into_iter().collect::<Checked>())?;
+    subject.expect(get_op(&a), value("20")).await?;
+    subject.expect(get_op(&b), value("20")).await
 }
 
 /// As in Redis, an operation that fails while an atomic batch runs does not undo the others.

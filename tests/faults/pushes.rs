@@ -1,0 +1,204 @@
+//! P2, P3 and P4 in one run: writes that are not repeatable, while everything breaks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use larder::testing::{Cut, FaultProxy, RedisServer};
+use larder::{CacheClient, Direction, ErrorKind, Outcome};
+use tokio::task::JoinSet;
+
+use crate::{alone, full};
+
+const WRITERS: usize = 32;
+const DEADLINE: Duration = Duration::from_millis(250);
+
+#[derive(Default)]
+struct Progress {
+    acked: AtomicI64,
+    done: AtomicBool,
+}
+
+#[derive(Default)]
+struct Written {
+    acked: Vec<String>,
+    failed: Vec<(String, ErrorKind, Outcome)>,
+    counted: Counted,
+}
+
+#[derive(Default)]
+struct Counted {
+    acked: i64,
+    unknown: i64,
+    calls: i64,
+}
+
+async fn write(cache: CacheClient, writer: usize, progress: Arc<Progress>) -> Written {
+    let mut written = Written::default();
+    for number in 0.. {
+        if progress.done.load(Ordering::Relaxed) {
+            return written;
+        }
+        let id = format!("{writer}-{number}");
+        match cache.push_to_list("ids", &id, Direction::Right).await {
+            Ok(_) => {
+                progress.acked.fetch_add(1, Ordering::Relaxed);
+                written.acked.push(id);
+            }
+            Err(error) => written.failed.push((id, error.kind(), error.outcome())),
+        }
+        if number % 4 == 0 {
+            written.counted.calls += 1;
+            match cache.incr_by("count", 1).await {
+                Ok(_) => written.counted.acked += 1,
+                Err(error) if error.outcome() == Outcome::Unknown => written.counted.unknown += 1,
+                Err(_) => {}
+            }
+        }
+    }
+    unreachable!("the loop ends by itself")
+}
+
+/// How often each fault was seen to happen.
+#[derive(Debug, Default)]
+struct Faults {
+    killed_clients: i64,
+    cut_before_reply: u64,
+    pauses: u32,
+    restarts: u32,
+}
+
+/// Breaks things in `rounds` of each fault, and on until `goal` pushes were acknowledged.
+async fn disturb(
+    server: &mut RedisServer,
+    proxy: &FaultProxy,
+    progress: &Progress,
+    (rounds, goal): (u32, i64),
+) -> Faults {
+    let mut faults = Faults::default();
+    for turn in 0.. {
+        // Each fault meets a client that works: one that was broken is first back.
+        let (acked, waited) = (progress.acked.load(Ordering::Relaxed), Instant::now());
+        while progress.acked.load(Ordering::Relaxed) < acked + 10 {
+            assert!(waited.elapsed() < Duration::from_secs(10), "the client did not come back");
+            tokio::time::sleep(Duration::from_millis(5)).await; // progress is polled
+        }
+        // Paced: a fault every 200 ms.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if turn / 4 >= rounds && progress.acked.load(Ordering::Relaxed) >= goal {
+            break;
+        }
+        match turn % 4 {
+            0 => {
+                let killed = server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+                faults.killed_clients += killed.int().expect("CLIENT KILL answers a number");
+            }
+            1 => proxy.cut_before_reply_of("RPUSH", Cut::Reset),
+            2 => {
+                server.pause().await;
+                tokio::time::sleep(Duration::from_millis(300)).await; // the fault's length
+                server.resume().await;
+                faults.pauses += 1;
+            }
+            _ => {
+                let before = server.pid();
+                server.kill().await;
+                // Away for longer than the deadline: the calls of this time cannot be sent.
+                tokio::time::sleep(DEADLINE * 3 / 2).await;
+                server.restart().await;
+                assert_ne!(server.pid(), before);
+                faults.restarts += 1;
+            }
+        }
+    }
+    progress.done.store(true, Ordering::Relaxed);
+    faults.cut_before_reply = proxy.cuts();
+    faults
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_pushes_are_there_once_and_refused_ones_never() {
+    let _turn = alone().await;
+    let (rounds, goal) = if full() { (100, 100_000) } else { (8, 20_000) };
+    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+    let builder = durable.into_iter().fold(RedisServer::builder(), |builder, arg| builder.arg(arg));
+    let mut server = builder.start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    proxy.log_commands(true);
+    let cache = CacheClient::builder().url(proxy.url()).deadline(DEADLINE).build().unwrap();
+
+    let progress = Arc::new(Progress::default());
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        writers.spawn(write(cache.clone(), writer, Arc::clone(&progress)));
+    }
+    let faults = disturb(&mut server, &proxy, &progress, (rounds, goal)).await;
+    let written = writers.join_all().await;
+
+    // A call that was given up may still be on its way.
+    cache.close().await;
+    while proxy.connections() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await; // the end of connections is polled
+    }
+    let mut found: HashMap<String, u32> = HashMap::new();
+    for id in server.command(&["LRANGE", "ids", "0", "-1"]).await.items() {
+        *found.entry(id.text().expect("an id is text")).or_default() += 1;
+    }
+    let mut sends: HashMap<Vec<u8>, u32> = HashMap::new();
+    let mut increments_sent = 0;
+    for sent in proxy.take_log() {
+        match &*sent.args[0] {
+            b"RPUSH" => *sends.entry(sent.args[2].to_vec()).or_default() += 1,
+            b"INCRBY" => increments_sent += 1,
+            _ => {}
+        }
+    }
+
+    let acked: Vec<&String> = written.iter().flat_map(|one| &one.acked).collect();
+    let lost = acked.iter().filter(|id| !found.contains_key(**id)).count();
+    let doubled = found.values().filter(|times| **times > 1).count();
+    // By outcome: how many, and how many of them are in the list.
+    let mut failed: HashMap<Outcome, (usize, usize)> = HashMap::new();
+    let mut kinds: HashMap<ErrorKind, usize> = HashMap::new();
+    for (id, kind, outcome) in written.iter().flat_map(|one| &one.failed) {
+        let (count, applied) = failed.entry(*outcome).or_default();
+        *count += 1;
+        *applied += usize::from(found.contains_key(id));
+        *kinds.entry(*kind).or_default() += 1;
+    }
+    let of = |outcome| failed.get(&outcome).copied().unwrap_or_default();
+    let (unknown, unknown_applied) = of(Outcome::Unknown);
+    let (not_sent, not_sent_applied) = of(Outcome::NotSent);
+    let (rejected, rejected_applied) = of(Outcome::Rejected);
+    let most_sends = sends.values().copied().max().unwrap_or_default();
+
+    let sum = |part: fn(&Counted) -> i64| written.iter().map(|one| part(&one.counted)).sum::<i64>();
+    let (incr_acked, incr_unknown, incr_calls) =
+        (sum(|one| one.acked), sum(|one| one.unknown), sum(|one| one.calls));
+    let last = server.command(&["GET", "count"]).await.text();
+    let last: i64 = last.expect("the counter exists").parse().expect("the counter is a number");
+
+    println!(
+        "P2: {} acked, {lost} lost, {doubled} doubled, {unknown} unknown (of which {unknown_applied} applied)",
+        acked.len()
+    );
+    println!(
+        "P3: max sends per id = {most_sends}; INCR {incr_acked} acked / {last} final / {incr_unknown} unknown"
+    );
+    println!(
+        "P4: NotSent {not_sent}, applied {not_sent_applied}; Rejected {rejected}, applied {rejected_applied}; \
+         Unknown {unknown}, applied {unknown_applied}; {kinds:?}"
+    );
+    println!("    {faults:?}, {} connections", proxy.accepts());
+    assert!(acked.len() as i64 >= goal);
+    assert_eq!((lost, doubled), (0, 0));
+    assert_eq!(most_sends, 1, "a push was written twice");
+    assert!(increments_sent <= incr_calls, "{increments_sent} sends for {incr_calls} calls");
+    assert!((incr_acked..=incr_acked + incr_unknown).contains(&last));
+    assert_eq!((not_sent_applied, rejected_applied), (0, 0));
+    assert!(not_sent > 0 && unknown > 0 && unknown_applied > 0, "the faults were too mild");
+    assert!(faults.pauses >= rounds && faults.restarts >= rounds, "{faults:?}");
+    assert!(faults.killed_clients >= i64::from(rounds), "{faults:?}");
+    assert!(faults.cut_before_reply >= u64::from(rounds), "{faults:?}");
+}

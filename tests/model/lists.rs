@@ -1,0 +1,194 @@
+//! Random lists of operations, over so few keys and values that they meet all the time.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use larder::op::{Batch, Op};
+use larder::{Direction, Expiry, Key, Presence};
+use proptest::prelude::*;
+
+const KEYS: [&[u8]; 5] = [b"a", b"b", b"{c}", b"d\0\r\n", b"\xff*"];
+
+const TEXTS: [&[u8]; 14] = [
+    b"a",
+    b"b",
+    b"1",
+    b"-5",
+    b"10",
+    b"",
+    b"+1",
+    b"01",
+    b" 1",
+    b"-0",
+    b"9223372036854775807",
+    b"-9223372036854775808",
+    b"9223372036854775808",
+    b"\r\n\0\xff",
+];
+
+const NUMBERS: [i64; 12] =
+    [0, 1, -1, 2, -2, 3, -3, 10, i64::MAX, i64::MIN, i64::MAX - 1, i64::MIN + 1];
+
+/// How many kinds of operation [`Act::op`] makes.
+const KINDS: u8 = 23;
+
+/// One operation, as the few small numbers that it is made from.
+#[derive(Clone, Copy)]
+pub(crate) struct Act {
+    kind: u8,
+    key: usize,
+    text: usize,
+    other: usize,
+    number: usize,
+    ttl: Option<u64>,
+}
+
+impl Act {
+    fn any(ttls: &'static [u64]) -> impl Strategy<Value = Self> {
+        let ttl = prop_oneof![Just(None), prop::sample::select(ttls).prop_map(Some)];
+        (0..KINDS, 0..KEYS.len(), 0..TEXTS.len(), 0..60_usize, 0..NUMBERS.len(), ttl).prop_map(
+            |(kind, key, text, other, number, ttl)| Self { kind, key, text, other, number, ttl },
+        )
+    }
+
+    /// The operation, with its keys under `prefix`.
+    fn op(&self, prefix: &str) -> Op {
+        let key = place(prefix, KEYS[self.key]);
+        let other = place(prefix, KEYS[self.other % KEYS.len()]);
+        let value = Bytes::from_static(TEXTS[self.text]);
+        let field = Bytes::from_static(TEXTS[self.other % TEXTS.len()]);
+        let number = NUMBERS[self.number];
+        let expiry = self.ttl.map(millis);
+        let sure_expiry = expiry.unwrap_or(millis(3_600_000));
+        let side = if self.other.is_multiple_of(2) { Direction::Left } else { Direction::Right };
+        match self.kind {
+            0 => Op::Get { key },
+            1 => Op::Set { key, value, expiry, only_if: None },
+            2 => Op::Set { key, value, expiry, only_if: Some(Presence::Absent) },
+            3 => Op::Set { key, value, expiry, only_if: Some(Presence::Present) },
+            4 | 5 => Op::IncrBy { key, delta: number },
+            6 => Op::Delete { keys: vec![key, other] },
+            7 => Op::Exists { key },
+            8 => Op::Expire { key, expiry: sure_expiry },
+            9 => Op::Persist { key },
+            10 => Op::Ttl { key },
+            11 => Op::HashSet { key, field, value },
+            12 => Op::HashGet { key, field },
+            13 => Op::HashGetAll { key },
+            14 => Op::HashDelete { key, field },
+            15 | 16 => Op::ListPush { key, value, side },
+            17 => {
+                let stop = NUMBERS[self.other % NUMBERS.len()];
+                Op::ListRange { key, start: number, stop }
+            }
+            18 => Op::ListPop { key, side },
+            19 => Op::ListRemove { key, value },
+            20 => Op::Acquire { key, id: value, expiry: sure_expiry },
+            21 => Op::Release { key, id: value },
+            _ => match self.other % 3 {
+                0 => Op::GetMany { keys: vec![key, other.clone(), other] },
+                1 => scan(prefix),
+                _ => Op::Ping,
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, text) = (KEYS[self.key].escape_ascii(), TEXTS[self.text].escape_ascii());
+        let other = TEXTS[self.other % TEXTS.len()].escape_ascii();
+        let name = match self.op("").name() {
+            "set" => format!("set (kind {})", self.kind),
+            name => name.to_owned(),
+        };
+        write!(
+            f,
+            "{name} {key} text \"{text}\" field \"{other}\" number {}",
+            NUMBERS[self.number]
+        )?;
+        write!(f, " other {} ttl {:?}", self.other, self.ttl)
+    }
+}
+
+/// Operations that are sent together, or a pause.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    One(Act),
+    Pipeline(Vec<Act>),
+    Atomic(Vec<Act>),
+    Advance(u64),
+}
+
+impl Step {
+    /// The batch that it is, unless it is a pause.
+    pub(crate) fn batch(&self, prefix: &str) -> Option<Batch> {
+        let ops = |acts: &[Act]| acts.iter().map(|act| act.op(prefix)).collect();
+        match self {
+            Self::One(act) => Some(Batch::one("model", act.op(prefix))),
+            Self::Pipeline(acts) => Some(Batch::many("model", ops(acts))),
+            Self::Atomic(acts) => Some(Batch::many("model", ops(acts)).atomic()),
+            Self::Advance(_) => None,
+        }
+    }
+}
+
+pub(crate) type List = Vec<Step>;
+
+/// A list without pauses, for stores whose clock runs by itself: what it does is over long before
+/// the shortest of its TTLs.
+pub(crate) fn timeless() -> impl Strategy<Value = List> {
+    prop::collection::vec(batches(&[3_600_000, 7_200_000]), 1..10)
+}
+
+/// A list in which time passes: TTLs and pauses meet to the millisecond.
+pub(crate) fn timed() -> impl Strategy<Value = List> {
+    let pause = prop::sample::select(&[1_u64, 9, 10, 500, 999, 1_000, 3_600_000][..]);
+    let step = prop_oneof![
+        2 => batches(&[1, 10, 500, 1_000, 3_600_000]),
+        1 => pause.prop_map(Step::Advance),
+    ];
+    prop::collection::vec(step, 1..16)
+}
+
+fn batches(ttls: &'static [u64]) -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => Act::any(ttls).prop_map(Step::One),
+        1 => prop::collection::vec(Act::any(ttls), 1..8).prop_map(Step::Pipeline),
+        1 => prop::collection::vec(Act::any(ttls), 1..8).prop_map(Step::Atomic),
+    ]
+}
+
+/// Looks at everything that a list can have left behind, and deletes it.
+pub(crate) fn last_look(prefix: &str) -> Batch {
+    let keys: Vec<_> = KEYS.iter().map(|name| place(prefix, name)).collect();
+    let mut ops: Vec<_> = keys
+        .iter()
+        .flat_map(|key| {
+            let key = || key.clone();
+            [
+                Op::Get { key: key() },
+                Op::HashGetAll { key: key() },
+                Op::ListRange { key: key(), start: 0, stop: -1 },
+                Op::Ttl { key: key() },
+            ]
+        })
+        .collect();
+    ops.push(scan(prefix));
+    ops.push(Op::Delete { keys });
+    Batch::many("model", ops)
+}
+
+fn place(prefix: &str, name: &[u8]) -> Key {
+    Key::new([prefix.as_bytes(), name].concat()).unwrap()
+}
+
+fn scan(prefix: &str) -> Op {
+    // So many at a time that Redis answers them all at once.
+    Op::Scan { cursor: 0, prefix: Bytes::copy_from_slice(prefix.as_bytes()), count: 100_000 }
+}
+
+fn millis(millis: u64) -> Expiry {
+    Expiry::new(Duration::from_millis(millis)).unwrap()
+}
