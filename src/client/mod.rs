@@ -155,14 +155,14 @@ impl CacheClient {
 
     /// Counts an undecodable reply, and names its operation and key.
     pub(crate) fn undecodable(&self, batch: &Batch, error: Error) -> Error {
-        if let Ok(client) = self.settled() {
-            client.0.recorder.undecodable(batch);
-        }
-        let error = error.with_op(batch.name());
-        match batch.sole_key() {
+        let error = match batch.sole_key() {
             Some(key) => error.with_key(key),
             None => error,
+        };
+        if let Ok(client) = self.settled() {
+            client.0.recorder.undecodable(batch, error.key());
         }
+        error.with_op(batch.name())
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {

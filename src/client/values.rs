@@ -130,7 +130,8 @@ impl CacheClient {
     /// a list, is `None`. No keys are no round trip.
     ///
     /// # Errors
-    /// Bytes that are not UTF-8 are [`ErrorKind::Decode`](crate::ErrorKind::Decode).
+    /// Bytes that are not UTF-8 are [`ErrorKind::Decode`](crate::ErrorKind::Decode), with the key of the
+    /// first of them.
     pub async fn get_many(
         &self,
         keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
@@ -139,11 +140,14 @@ impl CacheClient {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        self.decoded(Batch::one("get_many", Op::GetMany { keys }), |reply| {
-            reply
-                .into_values()?
-                .into_iter()
-                .map(|value| value.map(decode_text).transpose())
+        let batch = Batch::one("get_many", Op::GetMany { keys });
+        let asked = batch.clone();
+        self.decoded(batch, |reply| {
+            let keys = asked.ops().iter().flat_map(Op::keys);
+            keys.zip(reply.into_values()?)
+                .map(|(key, value)| {
+                    value.map(decode_text).transpose().map_err(|error| error.with_key(key))
+                })
                 .collect()
         })
         .await
