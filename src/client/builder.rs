@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{CacheClient, Inner};
 use crate::error::{Error, ErrorKind, Result};
+use crate::op::Op;
 use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
 use crate::store::url::Target;
@@ -177,7 +178,7 @@ impl Builder {
     /// As [`build`](Self::build), and what the first `PING` gives.
     pub async fn connect(self) -> Result<CacheClient> {
         let client = self.build()?;
-        client.ping().await.map_err(|error| error.with_op("connect"))?;
+        client.one("connect", Op::Ping).await?.into_done()?;
         Ok(client)
     }
 

@@ -191,17 +191,6 @@ fn keys(name: &'static str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) ->
     keys.into_iter().map(|one| key(name, one)).collect()
 }
 
-/// Names the operation in errors that come before a batch exists.
-trait Named<T> {
-    fn named(self, name: &'static str) -> Result<T>;
-}
-
-impl<T> Named<T> for Result<T> {
-    fn named(self, name: &'static str) -> Result<T> {
-        self.map_err(|error| error.with_op(name))
-    }
-}
-
 /// A count that a store gave.
 fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)

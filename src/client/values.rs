@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{CacheClient, Named, count};
+use super::{CacheClient, count};
 use crate::codec::{IntoValue, decode_text};
 use crate::error::Result;
+use crate::key::Key;
 use crate::op::{Batch, Op, Presence};
 use crate::ttl::{Expiry, Ttl};
 
@@ -104,8 +105,7 @@ impl CacheClient {
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput).
     pub async fn set_expiry(&self, key: impl AsRef<[u8]>, ttl: Duration) -> Result<bool> {
         let key = super::key("set_expiry", key)?;
-        let expiry = Expiry::new(ttl).named("set_expiry")?;
-        self.one("set_expiry", Op::Expire { key, expiry }).await?.into_bool()
+        self.one("set_expiry", expire_op(key, ttl)?).await?.into_bool()
     }
 
     /// Takes a key's expiry away. Answers whether it had one.
@@ -193,6 +193,13 @@ impl CacheClient {
 
 pub(super) fn get(name: &'static str, key: impl AsRef<[u8]>) -> Result<Batch> {
     Ok(Batch::one(name, Op::Get { key: super::key(name, key)? }))
+}
+
+pub(super) fn expire_op(key: Key, ttl: Duration) -> Result<Op> {
+    match Expiry::new(ttl) {
+        Ok(expiry) => Ok(Op::Expire { key, expiry }),
+        Err(error) => Err(error.with_op("set_expiry").with_key(&key)),
+    }
 }
 
 pub(super) fn set_op(
