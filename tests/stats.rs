@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use larder::op::{Batch, Replies};
 use larder::store::{Capabilities, MemoryStore, Store};
-use larder::{CacheClient, Direction, NO_PREFIX, OTHER, Presence};
+use larder::{CacheClient, Direction, ErrorKind, NO_PREFIX, OTHER, Presence};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 /// The embedded store, which takes its time: under paused time, exactly that.
@@ -119,6 +119,14 @@ async fn the_number_of_namespaces_is_bounded() {
     let stats = cache.stats();
     assert_eq!(stats.namespaces.len(), 11);
     assert_eq!(stats.namespaces[OTHER].misses, 990);
+}
+
+#[test]
+fn more_namespaces_than_there_is_memory_for_are_a_mistake_and_not_a_panic() {
+    let error = CacheClient::builder().max_namespaces(usize::MAX).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let none = CacheClient::builder().max_namespaces(0).build().unwrap();
+    assert!(none.stats().namespaces.is_empty());
 }
 
 #[tokio::test]
