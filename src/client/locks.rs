@@ -30,7 +30,8 @@ impl CacheClient {
     ///
     /// # Errors
     /// [`ErrorKind::LockTimeout`] if the lock was held for the whole timeout. If the server did not answer,
-    /// the error says so; the lock may then be taken until its lease is over.
+    /// the error says so, at the latest one deadline after the timeout; the lock may then be taken until its
+    /// lease is over. So it may if the call is dropped before it ends.
     pub async fn acquire_lock(
         &self,
         lock_key: impl AsRef<[u8]>,

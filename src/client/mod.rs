@@ -25,7 +25,8 @@ pub use group::Group;
 /// A cache client. Cloning it is cheap, and the clones share connections and statistics.
 ///
 /// Every call is one round trip unless its docs say otherwise, and ends within the client's deadline
-/// (one second by default), whatever happens. Errors name the operation and the key, and say whether
+/// (one second by default), whatever happens; [`acquire_lock`](Self::acquire_lock) waits as long as it is
+/// told, and has a deadline for each try. Errors name the operation and the key, and say whether
 /// the call may have been applied: [`Error::outcome`].
 ///
 /// ```
