@@ -59,7 +59,7 @@ fn given(url: &str, args: &Args) -> Result<CacheClient, Failure> {
         Some(password) => with_credentials(url, variable("REDIS_USERNAME"), &password),
         None => url.to_owned(),
     };
-    Ok(CacheConfig::new().url(url).client()?)
+    Ok(CacheClient::builder().url(url).build()?)
 }
 
 /// The first line of the password file; what follows it is a mistake rather than a secret.

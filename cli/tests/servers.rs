@@ -119,3 +119,10 @@ async fn a_server_that_is_gone_is_an_error_within_the_deadline() {
     server.kill().await;
     Ran::of(larder(&["get", "k"]).env("REDIS_URL", url)).fails_with(&["larder: get #"]);
 }
+
+#[test]
+fn a_wrong_url_in_the_option_is_not_blamed_on_code() {
+    let ran = Ran::of(&mut larder(&["--url", "foo://127.0.0.1", "ping"]));
+    ran.fails_with(&["ping: the store URL is wrong", "redis://"]);
+    assert!(!ran.err.contains("in code"), "{ran:?}");
+}

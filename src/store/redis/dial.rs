@@ -38,7 +38,7 @@ pub(super) struct Dialled {
 /// Connects and shakes hands: RESP3 if the server speaks it, else RESP2.
 pub(super) async fn dial(target: &RedisTarget) -> Result<Dialled> {
     match open(target, ProtocolVersion::RESP3).await {
-        // A server or proxy that does not know HELLO says so or hangs up; RESP2 shows which.
+        // A server or proxy that does not know HELLO says so, or answers what is no answer to it.
         Err(error) if !matches!(error.kind(), ErrorKind::Auth | ErrorKind::Unavailable) => {
             tracing::debug!(target: "larder", "RESP3 refused, trying RESP2");
             open(target, ProtocolVersion::RESP2).await
