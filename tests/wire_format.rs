@@ -165,6 +165,10 @@ async fn decimals_are_read_from_any_number_and_from_any_spelling_as_a_string_but
         "null",
         "[]",
         "\"0.12345678901234567890123456789012345\"",
+        // The same with an exponent; and one whose digits only the exponent makes too many.
+        "\"0.12345678901234567890123456789012345e0\"",
+        "\"12345678901234567890123456789.1e1\"",
+        "\"1.5e-28\"",
         "1e300",
         "\"1e-40\"",
     ] {
