@@ -221,8 +221,9 @@ impl Builder {
             None => (Arc::new(MemoryStore::new()), None),
         };
         let repeated = Retry::new(bottom);
-        let bounded = Deadline::new(repeated, self.deadline.unwrap_or(DEADLINE));
-        let gated = Gate::new(bounded);
+        let deadline = self.deadline.unwrap_or(DEADLINE);
+        let bounded = Deadline::new(repeated, deadline);
+        let gated = Gate::new(bounded, deadline);
         let explained = Context::new(gated);
         let store: Arc<dyn Store> = if self.observed {
             Arc::new(Stack(Observe::new(explained, Arc::clone(&recorder))))
