@@ -3,3 +3,4 @@
 
 mod runtimes;
 mod servers;
+mod settings;
