@@ -91,6 +91,13 @@ where
         .set_pipeline_buffer_size(WRITER_QUEUE);
     match MultiplexedConnection::new_with_config(&info, stream, config).await {
         Ok((connection, driver)) => Ok((connection, Box::pin(driver))),
+        Err(error) if failure::is_wrong_database(&error) => Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "the server refused database {}; check the number, and that the user may SELECT",
+                target.db
+            ),
+        )),
         Err(error) => Err(failure::handshake(&error)),
     }
 }

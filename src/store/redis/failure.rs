@@ -90,6 +90,12 @@ pub(super) fn handshake(error: &RedisError) -> Error {
     .with_outcome(Outcome::NotSent)
 }
 
+/// Whether a handshake got as far as the choice of the database. The driver has no other word for it than
+/// its text, in which the server's follows.
+pub(super) fn is_wrong_database(error: &RedisError) -> bool {
+    error.to_string().contains("server refused to switch database")
+}
+
 /// A transaction in which commands were refused while they were queued has several errors: the
 /// first says why.
 fn aborted_or_refused(error: &RedisError) -> Error {
