@@ -119,3 +119,23 @@ async fn a_server_that_is_gone_is_an_error_within_the_deadline() {
     server.kill().await;
     Ran::of(larder(&["get", "k"]).env("REDIS_URL", url)).fails_with(&["larder: get #"]);
 }
+
+#[test]
+fn a_password_that_cannot_be_read_is_no_reason_to_go_without() {
+    use std::os::unix::ffi::OsStrExt;
+    let unreadable = std::ffi::OsStr::from_bytes(b"canary\xff");
+    let mut command = larder(&["--url", "redis://127.0.0.1:1", "get", "k"]);
+    let ran = Ran::of(command.env("REDIS_PASSWORD", unreadable));
+    ran.fails_with(&["REDIS_PASSWORD", "not UTF-8"]);
+    assert!(!ran.err.contains("canary"));
+}
+
+#[test]
+fn what_has_no_end_is_not_read_to_the_end() {
+    let url = "redis://127.0.0.1:1";
+    Ran::of(&mut larder(&["--url", url, "--password-file", "/dev/zero", "get", "k"]))
+        .fails_with(&["--password-file: it is longer"]);
+    let endless = std::fs::File::open("/dev/zero").unwrap();
+    Ran::of(larder(&["--url", url, "set", "k", "-"]).stdin(endless))
+        .fails_with(&["more than the 536870912 bytes"]);
+}
