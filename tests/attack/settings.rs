@@ -33,8 +33,7 @@ async fn deadlines_without_end_end_with_the_reply() {
         let cache =
             CacheClient::builder().url(server.url()).deadline(deadline).connect().await.unwrap();
         let lease = Duration::from_millis(30);
-        let options =
-            LockOptions { expire: lease, timeout: deadline, retry_interval: lease };
+        let options = LockOptions { expire: lease, timeout: deadline, retry_interval: lease };
         cache.acquire_lock("lock", options).await.unwrap();
         let id = cache.acquire_lock("lock", options).await.unwrap();
         _ = cache.release_lock("lock", &id).await.unwrap();
