@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use larder::op::Reply;
-use larder::{CacheClient, Direction, Error, Group, LockId, LockOptions, Ttl};
+use larder::{CacheClient, Direction, Error, Group, LockId, LockOptions, MAX_BYTES, Ttl};
 
 use crate::args::Command;
 use crate::demo;
@@ -149,6 +149,11 @@ fn input(value: &OsStr) -> Result<Bytes, Failure> {
         return Ok(Bytes::copy_from_slice(bytes(value)));
     }
     let mut read = Vec::new();
-    io::stdin().lock().read_to_end(&mut read)?;
+    // One byte more than a value can have is enough to see that it is too long.
+    io::stdin().lock().take(MAX_BYTES as u64 + 1).read_to_end(&mut read)?;
+    if read.len() > MAX_BYTES {
+        let text = format!("standard input holds more than the {MAX_BYTES} bytes of a value");
+        return Err(Failure::Other(text));
+    }
     Ok(read.into())
 }

@@ -1,8 +1,9 @@
 //! Which server a command talks to, and how its password gets here without being seen.
 
-use std::env;
+use std::env::{self, VarError};
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 
 use larder::{CacheClient, CacheConfig};
 
@@ -17,6 +18,9 @@ const NOT_KEPT: &str = "what memory:// holds ends with this command; name a serv
 
 const PASSWORD_SHOWN: &str = "a password on the command line can be seen by every user of this machine; \
      set REDIS_PASSWORD or REDIS_URL, or give --password-file";
+
+/// How much of a password file is read: the wrong file can be an endless one.
+const LONGEST_PASSWORD: u64 = 1 << 20;
 
 /// The client of a command. The demo runs on the embedded store unless `--url` names a server: the
 /// environment does not count, so that nobody's server is written to by accident. Every other command is
@@ -50,23 +54,40 @@ fn given(url: &str, args: &Args) -> Result<CacheClient, Failure> {
     if has_password(url) {
         return Err(Failure::Other(PASSWORD_SHOWN.to_owned()));
     }
-    let variable = |name| env::var(name).ok().filter(|text| !text.is_empty());
     let password = match password_from_file(args)? {
-        None => variable("REDIS_PASSWORD"),
+        None => variable("REDIS_PASSWORD")?,
         password => password,
     };
     let url = match password {
-        Some(password) => with_credentials(url, variable("REDIS_USERNAME"), &password),
+        Some(password) => with_credentials(url, variable("REDIS_USERNAME")?, &password),
         None => url.to_owned(),
     };
     Ok(CacheClient::builder().url(url).build()?)
+}
+
+/// A variable of the environment, unless it is empty. One that cannot be read is a mistake: without it, this
+/// would be somebody else's session.
+fn variable(name: &str) -> Result<Option<String>, Failure> {
+    match env::var(name) {
+        Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => {
+            Err(Failure::Other(format!("{name} from the environment: it is not UTF-8")))
+        }
+    }
 }
 
 /// The first line of the password file; what follows it is a mistake rather than a secret.
 fn password_from_file(args: &Args) -> Result<Option<String>, Failure> {
     let Some(path) = &args.password_file else { return Ok(None) };
     let wrong = |what: &str| Failure::Other(format!("--password-file: {what}"));
-    let text = fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(LONGEST_PASSWORD).read_to_string(&mut text))
+        .map_err(|error| wrong(&error.to_string()))?;
+    if text.len() as u64 == LONGEST_PASSWORD {
+        return Err(wrong("it is longer than a password is"));
+    }
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() || password.contains('\n') {
@@ -92,6 +113,8 @@ fn with_credentials(url: &str, username: Option<String>, password: &str) -> Stri
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
+    // Before credentials, an `@` in the path of a socket would look like the end of them.
+    let tail = tail.replace('@', "%40");
     let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
     let user = match user.strip_suffix(':').unwrap_or(user) {
         "" => username.as_deref().map(encoded).unwrap_or_default(),
@@ -142,6 +165,7 @@ mod tests {
             ("redis://ada@h", "redis://ada:p%40%2Fw@h"),
             ("redis://ada:@h", "redis://ada:p%40%2Fw@h"),
             ("redis+unix:///run/r.sock", "redis+unix://app:p%40%2Fw@/run/r.sock"),
+            ("redis+unix:///run/r@1.sock", "redis+unix://app:p%40%2Fw@/run/r%401.sock"),
         ] {
             assert_eq!(with_credentials(url, user(), "p@/w"), want);
         }

@@ -126,3 +126,23 @@ fn a_wrong_url_in_the_option_is_not_blamed_on_code() {
     ran.fails_with(&["ping: the store URL is wrong", "redis://"]);
     assert!(!ran.err.contains("in code"), "{ran:?}");
 }
+
+#[test]
+fn a_password_that_cannot_be_read_is_no_reason_to_go_without() {
+    use std::os::unix::ffi::OsStrExt;
+    let unreadable = std::ffi::OsStr::from_bytes(b"canary\xff");
+    let mut command = larder(&["--url", "redis://127.0.0.1:1", "get", "k"]);
+    let ran = Ran::of(command.env("REDIS_PASSWORD", unreadable));
+    ran.fails_with(&["REDIS_PASSWORD", "not UTF-8"]);
+    assert!(!ran.err.contains("canary"));
+}
+
+#[test]
+fn what_has_no_end_is_not_read_to_the_end() {
+    let url = "redis://127.0.0.1:1";
+    Ran::of(&mut larder(&["--url", url, "--password-file", "/dev/zero", "get", "k"]))
+        .fails_with(&["--password-file: it is longer"]);
+    let endless = std::fs::File::open("/dev/zero").unwrap();
+    Ran::of(larder(&["--url", url, "set", "k", "-"]).stdin(endless))
+        .fails_with(&["more than the 536870912 bytes"]);
+}

@@ -11,13 +11,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::op::Op;
 use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
-use crate::store::url::Target;
+use crate::store::url::{self, Target};
 use crate::store::{Context, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store};
 
 /// How long a call may take altogether unless it is told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 
-/// The table of namespaces is made at once, with some 200 bytes for each.
+/// Each namespace takes about a kilobyte from the start: more than this is a mistake.
 const MOST_NAMESPACES: usize = 1 << 16;
 
 /// Settings of a client. Setters never fail; [`build`](Self::build) names every mistake at once.
@@ -148,6 +148,16 @@ impl Builder {
                 mistakes.push(format!("{name} is 0; it is at least 1"));
             }
         }
+        let most = *url::CONNECTIONS_RANGE.end();
+        if let Some(connections) = self.connections.filter(|number| *number as u64 > most) {
+            mistakes.push(format!("connections is {connections}; it is at most {most}"));
+        }
+        if self.max_namespaces > MOST_NAMESPACES {
+            mistakes.push(format!(
+                "max_namespaces is {}; it is at most {MOST_NAMESPACES}",
+                self.max_namespaces
+            ));
+        }
         if self.max_bytes == Some(0) {
             mistakes.push("max_bytes is 0; it is at least 1".to_owned());
         }
@@ -210,6 +220,9 @@ impl Builder {
                         "connections is {wanted}, more than max_connections, which is {most}"
                     ));
                 }
+                if !mistakes.is_empty() {
+                    return;
+                }
                 let connections = wanted.unwrap_or(CONNECTIONS).min(most.unwrap_or(usize::MAX));
                 let connect_timeout =
                     self.connect_timeout.or(options.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
@@ -228,8 +241,9 @@ impl Builder {
             None => (Arc::new(MemoryStore::new()), None),
         };
         let repeated = Retry::new(bottom);
-        let bounded = Deadline::new(repeated, self.deadline.unwrap_or(DEADLINE));
-        let gated = Gate::new(bounded);
+        let deadline = self.deadline.unwrap_or(DEADLINE);
+        let bounded = Deadline::new(repeated, deadline);
+        let gated = Gate::new(bounded, deadline);
         let explained = Context::new(gated);
         let store: Arc<dyn Store> = if self.observed {
             Arc::new(Stack(Observe::new(explained, Arc::clone(&recorder))))

@@ -8,6 +8,7 @@ use super::{CacheClient, key};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::lock::{LockId, LockOptions};
 use crate::op::{Batch, Op};
+use crate::store::runtime;
 use crate::ttl::Expiry;
 
 impl CacheClient {
@@ -77,6 +78,10 @@ impl CacheClient {
                 .with_op(NAME)
                 .with_key(&key)
                 .with_outcome(outcome));
+            }
+            if let Err(error) = runtime::check("waiting for a lock") {
+                let outcome = if unsure { Outcome::Unknown } else { Outcome::Rejected };
+                return Err(error.with_op(NAME).with_key(&key).with_outcome(outcome));
             }
             tokio::time::sleep(pause.min(left)).await;
         }

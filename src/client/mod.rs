@@ -125,7 +125,7 @@ impl CacheClient {
         }
     }
 
-    /// Waits for the calls in flight, each of which ends at its deadline, and lets go of the
+    /// Waits for the calls in flight, for at most the deadline of the client, and lets go of the
     /// connections. Later calls on this client and its clones fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
     pub async fn close(&self) {

@@ -19,7 +19,8 @@ impl CacheClient {
     /// never `KEYS`. An empty prefix lists all. Keys that exist during the whole scan are listed at
     /// least once, some perhaps twice.
     ///
-    /// Any prefix is taken literally: `*` and `[` mean themselves. After an error the stream ends.
+    /// Any prefix is taken literally: `*` and `[` mean themselves. The empty key, which Redis knows and larder
+    /// does not, is left out. After an error the stream ends.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> larder::Result<()> {
@@ -67,7 +68,7 @@ impl Scan {
             match step.and_then(|reply| reply.into_keys()) {
                 Ok((next, keys)) => {
                     self.cursor = (next != 0).then_some(next);
-                    self.found.extend(keys);
+                    self.found.extend(keys.into_iter().filter(|key| !key.is_empty()));
                 }
                 Err(error) => {
                     self.cursor = None;

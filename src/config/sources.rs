@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use figment::providers::{Format, Toml};
@@ -13,6 +15,9 @@ use super::{NAMES, Setting};
 
 /// The table of a TOML file that is ours.
 const TABLE: &str = "redis";
+
+/// How much of a file is read.
+const LONGEST: u64 = 1 << 20;
 
 /// What the files and the environment say.
 #[derive(Default)]
@@ -127,11 +132,16 @@ fn environment_layer(
 fn dotenv_layer(path: &Path, mistakes: &mut Vec<String>) -> Layer {
     let name = path.display().to_string();
     let mut readable = Vec::new();
-    match std::fs::read_to_string(path) {
+    match read(path) {
         Ok(text) => {
             let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             for (at, entry) in dotenvy::from_read_iter(text.as_bytes()).enumerate() {
                 match entry {
+                    // Variables that repeat variables can double with every line.
+                    Ok((_, value)) if value.len() as u64 > LONGEST => {
+                        mistakes.push(format!("{name}: entry {} is too long", at + 1));
+                        break;
+                    }
                     Ok(entry) => readable.push(entry),
                     // The error repeats the line.
                     Err(_) => mistakes.push(format!(
@@ -142,7 +152,7 @@ fn dotenv_layer(path: &Path, mistakes: &mut Vec<String>) -> Layer {
                 }
             }
         }
-        Err(error) => mistakes.push(format!("{name}: it cannot be read: {}", error.kind())),
+        Err(mistake) => mistakes.push(format!("{name}: {mistake}")),
     }
     Layer { name, spelling: variable, settings: variables(readable) }
 }
@@ -169,9 +179,20 @@ fn toml_layer(path: &Path, mistakes: &mut Vec<String>) -> Layer {
     Layer { name, spelling: |name| format!("`{TABLE}.{name}`"), settings }
 }
 
-fn read_table(path: &Path) -> Result<Dict, String> {
-    let text = std::fs::read_to_string(path)
+/// A file of settings; what is longer than that is another file, or one without an end.
+fn read(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(LONGEST).read_to_string(&mut text))
         .map_err(|error| format!("it cannot be read: {}", error.kind()))?;
+    if text.len() as u64 == LONGEST {
+        return Err(format!("it is longer than {LONGEST} bytes, so it holds no settings"));
+    }
+    Ok(text)
+}
+
+fn read_table(path: &Path) -> Result<Dict, String> {
+    let text = read(path)?;
     let mut profiles = Toml::string(&text).data().map_err(|error| not_toml(&error.to_string()))?;
     let mut file = profiles.remove(&Profile::Default).unwrap_or_default();
     match file.remove(TABLE) {

@@ -257,3 +257,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn files_without_an_end_and_settings_that_multiply_are_refused() {
+    let endless = CacheConfig::load("/dev/zero");
+    assert!(refusal(&endless).contains("/dev/zero: it is longer than"));
+    let files = Files::new();
+    let directory = CacheConfig::load(&files.0);
+    assert!(refusal(&directory).contains("it cannot be read"));
+    let binary = CacheConfig::load(files.write("binary", [0xff, 0, 0xfe]));
+    assert!(refusal(&binary).contains("it cannot be read"));
+    for deep in ["[".repeat(100_000), "a.".repeat(100_000), format!("[{}a]", "a.".repeat(100_000))]
+    {
+        let shown = refusal(&CacheConfig::load(files.write("deep", format!("x = {deep}"))));
+        assert!(shown.contains("it is not TOML"), "{shown}");
+        let shown = refusal(&CacheConfig::load(files.write("deep", deep)));
+        assert!(shown.contains("it is not TOML"), "{shown}");
+    }
+    let doubling = "X=${X}${X}\n".repeat(60);
+    let dotenv = files.write(".env", format!("X=1234567890\n{doubling}REDIS_HOST=h\n"));
+    let config = CacheConfig::collect(sources::load(env(&[]), Some(&dotenv), None));
+    assert!(refusal(&config).contains("is too long"));
+}

@@ -10,6 +10,9 @@ use super::{NamespaceStats, OTHER};
 /// Names are shown up to this length.
 const SHOWN: usize = 64;
 
+/// How much of a name is kept: what is shown, in characters of any width.
+const KEPT: usize = 4 * SHOWN;
+
 const HITS: usize = 0;
 const MISSES: usize = 1;
 const ERRORS: usize = 2;
@@ -96,6 +99,7 @@ impl Table {
     }
 
     pub(super) fn slot(&self, name: &[u8]) -> &Slot {
+        let name = &name[..name.len().min(KEPT)];
         match self.find(name) {
             Ok(slot) => slot,
             Err(_) => self
@@ -153,7 +157,12 @@ impl Table {
 
 /// A name as text without control characters.
 fn shown(name: &[u8]) -> String {
-    match std::str::from_utf8(name) {
+    // What is kept of a longer name may end within a character.
+    let whole = match std::str::from_utf8(name) {
+        Err(error) if name.len() == KEPT && error.error_len().is_none() => error.valid_up_to(),
+        _ => name.len(),
+    };
+    match std::str::from_utf8(&name[..whole]) {
         Ok(text) => text
             .chars()
             .take(SHOWN)
@@ -204,6 +213,18 @@ mod tests {
             let all = table.snapshot();
             assert_eq!((all.len(), all["a"].misses), (1, 4));
         }
+    }
+
+    #[test]
+    fn of_a_long_name_only_what_is_shown_is_kept() {
+        let table = Table::new(3);
+        for name in ["ä".repeat(1_000_000), "🧀".repeat(1_000_000), "a🧀".repeat(1_000_000)] {
+            assert!(table.slot(name.as_bytes()).name.len() <= KEPT);
+            let shown = shown(&table.slot(name.as_bytes()).name);
+            assert_eq!(shown, name.chars().take(SHOWN).collect::<String>());
+        }
+        table.slot(&[0xff; 1_000_000]).read(None);
+        assert!(table.snapshot().keys().all(|name| name.len() <= 4 * SHOWN));
     }
 
     #[test]

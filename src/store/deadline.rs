@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Capabilities, Layer};
+use super::{Capabilities, Layer, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
@@ -36,6 +36,11 @@ impl<S: Layer> Layer for Deadline<S> {
             future::poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await
         {
             return done;
+        }
+        // Only a store of the caller's own gets here without a runtime.
+        if let Err(error) = runtime::check("the deadline of a call that waits") {
+            let outcome = if batch.was_sent() { Outcome::Unknown } else { Outcome::NotSent };
+            return Err(error.with_outcome(outcome));
         }
         match tokio::time::timeout_at(deadline, running).await {
             Ok(done) => done,

@@ -1,10 +1,11 @@
 //! The gate: counts what is in flight, and lets nothing in once the client is closed.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{Capabilities, Layer};
+use super::{Capabilities, Layer, runtime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Batch, Op, Replies};
 
@@ -13,6 +14,7 @@ use crate::op::{Batch, Op, Replies};
 pub(crate) struct Gate<S> {
     inner: S,
     state: State,
+    patience: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -20,6 +22,22 @@ struct State {
     in_flight: AtomicUsize,
     closed: AtomicBool,
     emptied: Notify,
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.in_flight.load(Ordering::SeqCst) == 0
+    }
+
+    async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
 }
 
 /// One call in flight; counted down however its future ends.
@@ -36,8 +54,9 @@ impl Drop for Pass<'_> {
 }
 
 impl<S: Layer> Gate<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Self { inner, state: State::default() }
+    /// A gate over calls that end within `patience` if they are polled.
+    pub(crate) fn new(inner: S, patience: Duration) -> Self {
+        Self { inner, state: State::default(), patience }
     }
 }
 
@@ -58,12 +77,9 @@ impl<S: Layer> Layer for Gate<S> {
 
     async fn close(&self) {
         self.state.closed.store(true, Ordering::SeqCst);
-        loop {
-            let emptied = self.state.emptied.notified();
-            if self.state.in_flight.load(Ordering::SeqCst) == 0 {
-                break;
-            }
-            emptied.await;
+        if !self.state.is_empty() && runtime::is_here() {
+            // A call whose future is kept without being polled never ends.
+            _ = tokio::time::timeout(self.patience, self.state.emptied()).await;
         }
         self.inner.close().await;
     }

@@ -13,6 +13,7 @@ pub mod memory;
 mod observe;
 pub(crate) mod redis;
 mod retry;
+pub(crate) mod runtime;
 pub(crate) mod url;
 
 pub(crate) use context::Context;

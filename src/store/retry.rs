@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Capabilities, Layer, Store};
+use super::{Capabilities, Layer, Store, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
@@ -41,6 +41,9 @@ impl<S: Store> Layer for Retry<S> {
             // Up to half of the pause is left to chance, so that callers do not come in step.
             let jittered = pause.mul_f64(1.0 - fastrand::f64() / 2.0);
             if batch.deadline().is_some_and(|end| Instant::now() + jittered >= end) {
+                return settled(done, unsure);
+            }
+            if !runtime::is_here() {
                 return settled(done, unsure);
             }
             tokio::time::sleep(jittered).await;

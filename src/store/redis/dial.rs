@@ -100,6 +100,13 @@ where
     let stream = Gather::new(stream, Arc::clone(&pulse));
     match MultiplexedConnection::new_with_config(&info, stream, config).await {
         Ok((connection, driver)) => Ok(Dialled { connection, driver: Box::pin(driver), pulse }),
+        Err(error) if failure::is_wrong_database(&error) => Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "the server refused database {}; check the number, and that the user may SELECT",
+                target.db
+            ),
+        )),
         Err(error) => Err(failure::handshake(&error)),
     }
 }

@@ -90,6 +90,12 @@ pub(super) fn handshake(error: &RedisError) -> Error {
     .with_outcome(Outcome::NotSent)
 }
 
+/// Whether a handshake got as far as the choice of the database. The driver has no other word for it than
+/// its text, in which the server's follows.
+pub(super) fn is_wrong_database(error: &RedisError) -> bool {
+    error.to_string().contains("server refused to switch database")
+}
+
 /// A transaction in which commands were refused while they were queued has several errors: the
 /// first says why.
 fn aborted_or_refused(error: &RedisError) -> Error {
@@ -97,21 +103,29 @@ fn aborted_or_refused(error: &RedisError) -> Error {
         Some([(_, first)]) if error.code() != Some("EXECABORT") => refused(first),
         Some([(at, first), ..]) => {
             let cause = refused(first);
+            // The driver counts MULTI as the command before the first.
+            let Some(number) = at.checked_add(1) else { return without_multi(cause) };
             let kind = match cause.kind() {
                 ErrorKind::Server => ErrorKind::Aborted,
                 kind => kind,
             };
-            // The driver counts MULTI as the command before the first.
-            let which = match at.checked_add(1) {
-                Some(number) => format!("command {number} of the transaction"),
-                None => "the transaction".to_owned(),
-            };
-            Error::new(kind, format!("the server refused {which}"))
+            Error::new(kind, format!("the server refused command {number} of the transaction"))
                 .with_outcome(Outcome::Rejected)
                 .with_code(cause.code().unwrap_or("EXECABORT"))
         }
         _ => by_code(error.code().unwrap_or("ERR"), error.detail().unwrap_or_default()),
     }
+}
+
+/// MULTI itself was refused: the server ran what stood behind it, a command at a time. Only who is not
+/// let in at all can be sure that nothing was run.
+fn without_multi(cause: Error) -> Error {
+    if cause.kind() == ErrorKind::Auth {
+        return cause;
+    }
+    Error::new(cause.kind(), "the server refused MULTI, and may have run the commands one by one")
+        .with_outcome(Outcome::Unknown)
+        .with_code(cause.code().unwrap_or("ERR"))
 }
 
 pub(super) fn auth() -> Error {

@@ -1,9 +1,11 @@
 //! One connection that comes back: dead until asked for, then dialled by one task for all who wait.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -160,15 +162,9 @@ impl Link {
         {
             return Look::Failed(error.clone());
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return Look::Failed(
-                Error::new(ErrorKind::Config, "a Redis store needs a tokio runtime")
-                    .with_outcome(Outcome::NotSent),
-            );
-        };
         state.dialling = true;
         drop(state);
-        runtime.spawn(Dialling(Arc::clone(&self.0)).run());
+        tokio::spawn(Dialling(Arc::clone(&self.0)).run());
         Look::Wait
     }
 }
@@ -234,10 +230,19 @@ impl Dialling {
         loop {
             let not_before = self.0.state().not_before;
             tokio::time::sleep_until(not_before).await;
-            let attempt = tokio::time::timeout(self.0.connect_timeout, dial(&self.0.target)).await;
+            // A runtime without IO panics, and would do so at once again for as long as somebody waits.
+            let dialled = AssertUnwindSafe(dial(&self.0.target)).catch_unwind();
+            let attempt = tokio::time::timeout(self.0.connect_timeout, dialled).await;
             let done = match attempt {
-                Ok(Ok(dialled)) => self.publish(dialled),
-                Ok(Err(error)) => self.failed(error),
+                Ok(Ok(Ok(dialled))) => self.publish(dialled),
+                Ok(Ok(Err(error))) => self.failed(error),
+                Ok(Err(_)) => self.failed(
+                    Error::new(
+                        ErrorKind::Config,
+                        "connecting panicked; build the tokio runtime with enable_all()",
+                    )
+                    .with_outcome(Outcome::NotSent),
+                ),
                 Err(_) => self.failed(
                     Error::new(
                         ErrorKind::Unavailable,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use self::command::Request;
 use self::link::{Link, Live};
 use super::url::{RedisTarget, Target};
-use super::{Capabilities, Store};
+use super::{Capabilities, Store, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
@@ -95,7 +95,8 @@ impl RedisStore {
     pub async fn session(&self) -> Result<Session> {
         match &*self.0 {
             Source::Own { links, patience, .. } => {
-                let live = links[0].get(Some(Instant::now() + *patience)).await?;
+                runtime::check("a session")?;
+                let live = links[0].get(Instant::now().checked_add(*patience)).await?;
                 Ok(Session::new(live.connection))
             }
             Source::Injected(provider) => provider.session().await,
@@ -119,6 +120,7 @@ impl fmt::Debug for RedisStore {
 impl Store for RedisStore {
     fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
         Box::pin(async move {
+            runtime::check("a Redis store")?;
             match &*self.0 {
                 Source::Own { links, next, .. } => {
                     let link = match links.as_slice() {

@@ -77,6 +77,7 @@ pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
 
 fn done(value: Value) -> Result<Reply> {
     match value {
+        Value::SimpleString(text) if text == "QUEUED" => Err(unexpected()),
         Value::Okay | Value::SimpleString(_) => Ok(Reply::Done),
         _ => Err(unexpected()),
     }
@@ -92,7 +93,8 @@ fn integer(value: &Value) -> Result<i64> {
 fn bytes(value: Value) -> Result<Bytes> {
     match value {
         Value::BulkString(bytes) => Ok(Bytes::from(bytes)),
-        Value::SimpleString(text) => Ok(Bytes::from(text)),
+        // A session left in the middle of somebody's transaction: a status, never a value.
+        Value::SimpleString(text) if text != "QUEUED" => Ok(Bytes::from(text)),
         Value::VerbatimString { text, .. } => Ok(Bytes::from(text)),
         // What the driver makes of the status `OK`, which a script may store.
         Value::Okay => Ok(Bytes::from_static(b"OK")),

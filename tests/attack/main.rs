@@ -1,0 +1,6 @@
+//! Attacks: hostile use, servers and settings that once did harm. Every test names what used to happen, or
+//! what must not.
+
+mod runtimes;
+mod servers;
+mod settings;
