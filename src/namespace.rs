@@ -58,7 +58,8 @@ pub struct NamespaceBuilder<K: ?Sized, T> {
 }
 
 impl CacheClient {
-    /// A typed view of the keys that start with `name:`.
+    /// A typed view of the keys that start with `name:`. A name may have a `:` in it, for a layout that other
+    /// programs share; no name should then be the beginning of another one, as `app` is of `app:user`.
     pub fn namespace<K: ?Sized, T>(&self, name: impl Into<String>) -> NamespaceBuilder<K, T> {
         NamespaceBuilder {
             client: self.clone(),

@@ -188,3 +188,12 @@ async fn nothing_is_lost_when_many_tasks_count_at_once() {
     assert_eq!(stats.operations["get"].calls, 40_000);
     assert_eq!(stats.operations["get"].latency.count(), 40_000);
 }
+
+#[tokio::test]
+async fn a_failure_of_many_keys_counts_once_in_each_of_their_namespaces() {
+    let cache = CacheClient::memory();
+    cache.close().await;
+    cache.get_many(["user:1", "user:2", "shop:1"]).await.unwrap_err();
+    let stats = cache.stats();
+    assert_eq!((stats.namespaces["user"].errors, stats.namespaces["shop"].errors), (1, 1));
+}

@@ -70,6 +70,7 @@ pub(crate) async fn run(
             // A server gives them in no particular order.
             pairs.sort();
             out.pairs(&pairs)?;
+            return Ok(!pairs.is_empty());
         }
         Command::Push { name, value, left } => {
             let side = if *left { Direction::Left } else { Direction::Right };
@@ -77,7 +78,9 @@ pub(crate) async fn run(
             out.number(length, length)?;
         }
         Command::List { name } => {
-            out.values(&sole(cache.pipeline().get_list(bytes(name))).await?.into_list()?)?;
+            let elements = sole(cache.pipeline().get_list(bytes(name))).await?.into_list()?;
+            out.values(&elements)?;
+            return Ok(!elements.is_empty());
         }
         Command::Lpop { name } => {
             let group = cache.pipeline().left_pop_list(bytes(name));

@@ -122,8 +122,8 @@ async fn a_hash_is_written_and_read() {
     shell.json(&["hget", "h", "none"]).is(1, "null\n");
     shell.run(&["hgetall", "h"]).is(0, "a\t-1\nb\t3\n");
     shell.json(&["hgetall", "h"]).is(0, "{\"a\":\"-1\",\"b\":\"3\"}\n");
-    shell.run(&["hgetall", "none"]).is(0, "");
-    shell.json(&["hgetall", "none"]).is(0, "{}\n");
+    shell.run(&["hgetall", "none"]).is(1, "");
+    shell.json(&["hgetall", "none"]).is(1, "{}\n");
 }
 
 #[tokio::test]
@@ -139,8 +139,8 @@ async fn a_list_is_pushed_to_and_popped_from() {
     shell.run(&["rpop", "l"]).is(0, "b\n");
     shell.run(&["lpop", "l"]).is(1, "");
     shell.json(&["rpop", "l"]).is(1, "null\n");
-    shell.run(&["list", "l"]).is(0, "");
-    shell.json(&["list", "l"]).is(0, "[]\n");
+    shell.run(&["list", "l"]).is(1, "");
+    shell.json(&["list", "l"]).is(1, "[]\n");
 }
 
 #[tokio::test]

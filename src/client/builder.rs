@@ -45,6 +45,13 @@ pub struct Builder {
     observed: bool,
 }
 
+/// A setting by name, and whether it is set.
+type Setting = (&'static str, fn(&Builder) -> bool);
+
+const MAX_BYTES: Setting = ("max_bytes", |builder| builder.max_bytes.is_some());
+const CONNECTIONS_SET: Setting = ("connections", |builder| builder.connections.is_some());
+const CONNECT: Setting = ("connect_timeout", |builder| builder.connect_timeout.is_some());
+
 /// A store that the caller brought.
 enum Made {
     Store(Arc<dyn Store>),
@@ -161,24 +168,24 @@ impl Builder {
         if self.max_bytes == Some(0) {
             mistakes.push("max_bytes is 0; it is at least 1".to_owned());
         }
-        if self.max_namespaces > MOST_NAMESPACES {
-            mistakes.push(format!("max_namespaces is more than {MOST_NAMESPACES}"));
-        }
         if self.store.is_some() && self.url.is_some() {
             mistakes.push("both a URL and a store or provider are set; keep one".to_owned());
         }
+        if self.store.is_some() {
+            self.idle(&[MAX_BYTES, CONNECTIONS_SET, CONNECT], "a store or provider", &mut mistakes);
+        }
         let target = match &self.url {
-            None => Target::Memory { max_bytes: None },
+            None => Some(Target::Memory { max_bytes: None }),
             Some(url) => match Target::parse(url.expose_secret()) {
-                Ok(target) => target,
+                Ok(target) => Some(target),
                 Err(error) if mistakes.is_empty() => return Err(error.with_op("build")),
                 Err(error) => {
                     mistakes.push(error.detail().to_owned());
-                    Target::Memory { max_bytes: None }
+                    None
                 }
             },
         };
-        if self.store.is_none() {
+        if let (None, Some(target)) = (&self.store, target) {
             self.fill_in(target, &mut mistakes);
         }
         if mistakes.is_empty() {
@@ -198,10 +205,21 @@ impl Builder {
         Ok(client)
     }
 
+    /// Settings that mean nothing to the store at hand are mistakes: who set them expected something.
+    /// `max_connections` is none: a store without connections keeps within every bound.
+    fn idle(&self, settings: &[Setting], store: &str, mistakes: &mut Vec<String>) {
+        for (name, is_set) in settings {
+            if is_set(self) {
+                mistakes.push(format!("{name} has no effect on {store}; leave it out"));
+            }
+        }
+    }
+
     /// The store that the URL names, with the settings of the URL where the code has none.
     fn fill_in(&mut self, target: Target, mistakes: &mut Vec<String>) {
         match target {
             Target::Memory { max_bytes } => {
+                self.idle(&[CONNECTIONS_SET, CONNECT], "the embedded store", mistakes);
                 let store = match self.max_bytes.or(max_bytes) {
                     Some(bytes) => MemoryStore::with_max_bytes(bytes),
                     None => MemoryStore::new(),
@@ -209,6 +227,7 @@ impl Builder {
                 self.store = Some(Made::Store(Arc::new(store)));
             }
             Target::Redis(target) => {
+                self.idle(&[MAX_BYTES], "a server", mistakes);
                 let options = &target.options;
                 self.deadline = self.deadline.or(options.deadline);
                 let most = self.max_connections.or(options.max_connections);

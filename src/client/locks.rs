@@ -59,7 +59,8 @@ impl CacheClient {
             let op = Op::Acquire { key: key.clone(), id: id.to_bytes(), expiry };
             match self.run_one(Batch::one(NAME, op)).await.and_then(|reply| reply.into_bool()) {
                 Ok(true) => return Ok(id),
-                Ok(false) => unsure = false,
+                // What an earlier try sent can still arrive over the connection that it lost.
+                Ok(false) => {}
                 // The identifier makes a try repeatable: what an earlier one took is found again.
                 Err(error) if passes(&error) && before(end) => {
                     unsure |= error.outcome() == Outcome::Unknown;

@@ -108,9 +108,14 @@ impl Recorder {
         self.operations[index].get_or_init(|| Operation::new(OP_NAMES[index]))
     }
 
+    /// Counts a failed operation, once in each namespace that it touches.
     fn count_error(&self, batch: &Batch, op: &Op) {
-        if let Some(key) = op.keys().first() {
-            self.slot(batch, key).errors(1);
+        let mut counted: Vec<&table::Slot> = Vec::new();
+        for slot in op.keys().iter().map(|key| self.slot(batch, key)) {
+            if !counted.iter().any(|one| std::ptr::eq(*one, slot)) {
+                slot.errors(1);
+                counted.push(slot);
+            }
         }
     }
 

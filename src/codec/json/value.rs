@@ -74,7 +74,7 @@ impl Array {
     }
 
     fn take(&mut self) -> Option<Vec<Value>> {
-        Arc::get_mut(&mut self.0).map(mem::take)
+        taken(&mut self.0)
     }
 }
 
@@ -118,7 +118,16 @@ impl Object {
     }
 
     fn take(&mut self) -> Option<IndexMap<String, Value>> {
-        Arc::get_mut(&mut self.0).map(mem::take)
+        taken(&mut self.0)
+    }
+}
+
+/// The content of the last holder. Two that let go at the same moment see each other in `get_mut`, but
+/// only one of them gets it from `into_inner`.
+fn taken<T: Default>(shared: &mut Arc<T>) -> Option<T> {
+    match Arc::get_mut(shared) {
+        Some(sole) => Some(mem::take(sole)),
+        None => Arc::into_inner(mem::take(shared)),
     }
 }
 
