@@ -29,8 +29,8 @@ const PARTS: [&str; 5] = ["host", "port", "username", "password", "db"];
 /// Settings of a client: from code, over the environment, over a `.env` file, over a TOML file,
 /// over the defaults.
 ///
-/// Nothing here fails: [`client`](Self::client), [`connect`](Self::connect) and
-/// [`url`](Self::url) report every mistake of every source in one error, each with the place
+/// No setter fails: [`client`](Self::client), [`connect`](Self::connect) and
+/// [`to_url`](Self::to_url) report every mistake of every source in one error, each with the place
 /// where it was made. `Debug` shows where each setting comes from and never its value.
 ///
 /// | setting | environment and `.env` | TOML, in the table `[redis]` | default |

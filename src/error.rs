@@ -29,7 +29,8 @@ pub enum ErrorKind {
     Timeout,
     /// The server cannot be reached, or cannot serve at the moment.
     Unavailable,
-    /// More calls or bytes are in flight than the client allows.
+    /// More calls or bytes are in flight than the store allows. larder's own stores set no such bound yet;
+    /// a store of yours may.
     Overloaded,
     /// The key holds another type than the operation works on.
     WrongType,
@@ -114,7 +115,8 @@ pub enum Outcome {
     Rejected,
     /// It was sent and no answer came, or the answer could not be read: it may have been applied.
     Unknown,
-    /// An invalidation that is queued and still to be sent.
+    /// An invalidation that is queued and still to be sent. Nothing is queued yet: no call of this version
+    /// gives it.
     Deferred,
 }
 

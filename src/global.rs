@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use crate::client::CacheClient;
 use crate::config::CacheConfig;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::op::{Batch, Replies};
+use crate::op::{Batch, Op, Replies};
 use crate::store::{Capabilities, Store};
 
 /// How long [`close`] waits for calls in flight: they end at their own deadlines, one second unless
@@ -71,7 +71,7 @@ pub async fn init(config: impl Into<CacheConfig>) -> Result<()> {
 /// As [`init`].
 pub async fn init_with(client: CacheClient) -> Result<()> {
     let claim = Claim::new()?;
-    client.ping().await?;
+    client.one("init", Op::Ping).await?.into_done()?;
     claim.install(client)
 }
 

@@ -188,3 +188,29 @@ async fn a_provider_that_has_nothing_to_hand_out_is_an_error_that_was_not_sent()
     assert!(error.is_unavailable(), "{error}");
     assert_eq!(error.outcome(), Outcome::NotSent);
 }
+
+#[tokio::test]
+async fn an_error_names_the_method_that_was_called_and_the_key_it_was_about() {
+    let nobody = "redis://127.0.0.1:1?deadline_ms=50";
+    assert_eq!(CacheClient::connect(nobody).await.unwrap_err().op(), "connect");
+
+    let cache = CacheClient::memory();
+    let no_time = LockOptions { expire: Duration::ZERO, ..Default::default() };
+    let no_pause = LockOptions { retry_interval: Duration::ZERO, ..Default::default() };
+    let errors = [
+        ("set_value", cache.set_value("user:1", "x", Duration::ZERO).await.unwrap_err()),
+        ("set_dict", cache.set_dict("user:1", &[1], None).await.unwrap_err()),
+        ("set_expiry", cache.set_expiry("user:1", Duration::ZERO).await.unwrap_err()),
+        (
+            "set_expiry",
+            cache.pipeline().set_expiry("user:1", Duration::ZERO).run().await.unwrap_err(),
+        ),
+        ("acquire_lock", cache.acquire_lock("user:1", no_time).await.unwrap_err()),
+        ("acquire_lock", cache.acquire_lock("user:1", no_pause).await.unwrap_err()),
+    ];
+    for (method, error) in errors {
+        assert_eq!(error.op(), method, "{error}");
+        assert_eq!(error.key().map(|key| key.as_bytes()), Some(b"user:1".as_slice()), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotSent, "{error}");
+    }
+}

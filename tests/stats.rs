@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use larder::op::{Batch, Replies};
 use larder::store::{Capabilities, MemoryStore, Store};
-use larder::{CacheClient, Direction, NO_PREFIX, OTHER};
+use larder::{CacheClient, Direction, ErrorKind, NO_PREFIX, OTHER, Presence};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 /// The embedded store, which takes its time: under paused time, exactly that.
@@ -119,6 +119,41 @@ async fn the_number_of_namespaces_is_bounded() {
     let stats = cache.stats();
     assert_eq!(stats.namespaces.len(), 11);
     assert_eq!(stats.namespaces[OTHER].misses, 990);
+}
+
+#[test]
+fn more_namespaces_than_there_is_memory_for_are_a_mistake_and_not_a_panic() {
+    let error = CacheClient::builder().max_namespaces(usize::MAX).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let none = CacheClient::builder().max_namespaces(0).build().unwrap();
+    assert!(none.stats().namespaces.is_empty());
+}
+
+#[tokio::test]
+async fn only_what_was_written_counts_as_written() {
+    let cache = CacheClient::memory();
+    cache.push_to_list("jobs:mail", "1234567", Direction::Right).await.unwrap();
+    cache.remove_from_list("jobs:mail", "1234567").await.unwrap();
+    assert_eq!(cache.stats().namespaces["jobs"].bytes_written, 7);
+
+    assert!(!cache.set_value_if("user:1", "123", None, Presence::Present).await.unwrap());
+    cache.set_value("user:1", "12345", None).await.unwrap();
+    assert!(!cache.set_value_if("user:1", "123", None, Presence::Absent).await.unwrap());
+    assert_eq!(cache.stats().namespaces["user"].bytes_written, 5);
+}
+
+#[tokio::test]
+async fn an_undecodable_value_among_many_is_named_and_counts_in_its_own_namespace() {
+    let cache = CacheClient::memory();
+    cache.set_value("good:1", "text", None).await.unwrap();
+    cache.set_value("bad:1", vec![0xff], None).await.unwrap();
+    let error = cache.get_many(["good:1", "bad:1"]).await.unwrap_err();
+    assert!(error.is_decode());
+    assert_eq!(error.key().unwrap().as_bytes(), b"bad:1");
+    let stats = cache.stats();
+    assert_eq!(stats.namespaces["good"].errors, 0);
+    assert_eq!(stats.namespaces["bad"].errors, 1);
+    assert_eq!(stats.operations["get_many"].errors, 1);
 }
 
 #[tokio::test]

@@ -165,6 +165,10 @@ async fn decimals_are_read_from_any_number_and_from_any_spelling_as_a_string_but
         "null",
         "[]",
         "\"0.12345678901234567890123456789012345\"",
+        // The same with an exponent; and one whose digits only the exponent makes too many.
+        "\"0.12345678901234567890123456789012345e0\"",
+        "\"12345678901234567890123456789.1e1\"",
+        "\"1.5e-28\"",
         "1e300",
         "\"1e-40\"",
     ] {
@@ -289,16 +293,20 @@ async fn optional_fields_are_null_or_the_same() {
         at: Option<chrono::DateTime<chrono::Utc>>,
         #[serde(with = "larder::json::uuid::option")]
         id: Option<uuid::Uuid>,
+        #[serde(with = "larder::json::bytes::option")]
+        raw: Option<Vec<u8>>,
     }
-    same(Optional::default(), br#"{"price":null,"length":null,"at":null,"id":null}"#).await;
+    let empty = br#"{"price":null,"length":null,"at":null,"id":null,"raw":null}"#;
+    same(Optional::default(), empty).await;
     assert_eq!(read::<Optional>(b"{}").await.unwrap(), Optional::default());
     let full = Optional {
         price: Some(Decimal::new(150, 2)),
         length: Some(Duration::from_millis(1500)),
         at: chrono::DateTime::from_timestamp(0, 0),
         id: Some(uuid::Uuid::nil()),
+        raw: Some(b"raw".to_vec()),
     };
-    let json = br#"{"price":1.5,"length":1.5,"at":"1970-01-01T00:00:00Z","id":"00000000-0000-0000-0000-000000000000"}"#;
+    let json = br#"{"price":1.5,"length":1.5,"at":"1970-01-01T00:00:00Z","id":"00000000-0000-0000-0000-000000000000","raw":"raw"}"#;
     same(full, json).await;
 }
 

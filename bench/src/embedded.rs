@@ -12,7 +12,7 @@ use crate::report::Report;
 const TRIAL: &str = "embedded get 100 B, 1 task";
 
 /// Calls between two looks at the clock and the counter.
-const STRIDE: u64 = 64;
+const STRIDE: u64 = 4096;
 
 pub(crate) async fn run(report: &mut Report, pace: &Pace, rounds: usize) -> Result<()> {
     let observed = CacheClient::memory();

@@ -45,7 +45,9 @@ async fn compare(options: Options) -> Result<()> {
                 if !options.wants_contender(entrant.name()) {
                     continue;
                 }
-                let sample = entrant.run(&trial, &pace).await?;
+                let before = Traffic::of(&server).await?;
+                let mut sample = entrant.run(&trial, &pace).await?;
+                sample.commands_per_read = Traffic::of(&server).await?.since(&before);
                 report.row(&trial.to_string(), entrant.name(), round, &sample)?;
             }
         }
@@ -55,4 +57,24 @@ async fn compare(options: Options) -> Result<()> {
         embedded::run(&mut report, &pace, options.rounds).await?;
     }
     Ok(())
+}
+
+/// What the server counted.
+struct Traffic {
+    commands: f64,
+    reads: f64,
+}
+
+impl Traffic {
+    async fn of(server: &RedisServer) -> Result<Self> {
+        Ok(Self {
+            commands: server.info("total_commands_processed").await.parse()?,
+            reads: server.info("total_reads_processed").await.parse()?,
+        })
+    }
+
+    /// Commands per read: how many requests shared one write.
+    fn since(&self, before: &Self) -> f64 {
+        (self.commands - before.commands) / (self.reads - before.reads)
+    }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Sample {
     pub(crate) wall: Duration,
     /// User and system time of this process: the server is another one.
     pub(crate) cpu: Duration,
+    /// How many commands the server took in one read, on average; 0 where there is no server.
+    pub(crate) commands_per_read: f64,
 }
 
 impl Sample {
@@ -95,7 +97,7 @@ where
     while let Some(ended) = running.join_next().await {
         ended??;
     }
-    Ok(Sample { operations: after - before, wall, cpu })
+    Ok(Sample { operations: after - before, wall, cpu, commands_per_read: 0.0 })
 }
 
 fn cpu_time() -> Duration {

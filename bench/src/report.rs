@@ -27,7 +27,10 @@ impl Report {
     pub(crate) fn new(out: Option<&Path>) -> Result<Self> {
         let mut raw = out.map(File::create).transpose()?.map(BufWriter::new);
         if let Some(raw) = &mut raw {
-            writeln!(raw, "trial\tcontender\tround\toperations\twall_ns\tcpu_ns")?;
+            writeln!(
+                raw,
+                "trial\tcontender\tround\toperations\twall_ns\tcpu_ns\tcommands_per_read"
+            )?;
         }
         Ok(Self { rows: Vec::new(), raw })
     }
@@ -61,7 +64,11 @@ impl Report {
         if let Some(raw) = &mut self.raw {
             let (wall, cpu) = (sample.wall.as_nanos(), sample.cpu.as_nanos());
             let operations = sample.operations;
-            writeln!(raw, "{trial}\t{contender}\t{round}\t{operations}\t{wall}\t{cpu}")?;
+            let grouped = sample.commands_per_read;
+            writeln!(
+                raw,
+                "{trial}\t{contender}\t{round}\t{operations}\t{wall}\t{cpu}\t{grouped:.2}"
+            )?;
             raw.flush()?;
         }
         self.rows.push(Row { trial: trial.to_owned(), contender, round, sample: *sample });
@@ -78,14 +85,19 @@ impl Report {
             }
         }
         println!("\n**{trial}**\n");
-        println!("| contender | calls/s | of {baseline} | CPU µs/call | of {baseline} |");
-        println!("|---|---:|---:|---:|---:|");
+        println!(
+            "| contender | calls/s | of {baseline} | CPU µs/call | of {baseline} | commands/read |"
+        );
+        println!("|---|---:|---:|---:|---:|---:|");
         for contender in contenders {
             let rate = self.median_of(trial, contender, Sample::per_second);
             let cpu = self.median_of(trial, contender, Sample::cpu_micros);
+            let grouped = self.median_of(trial, contender, |sample| sample.commands_per_read);
             let rate_ratio = self.ratio(trial, contender, baseline, Sample::per_second);
             let cpu_ratio = self.ratio(trial, contender, baseline, Sample::cpu_micros);
-            println!("| {contender} | {rate:.0} | {rate_ratio} | {cpu:.2} | {cpu_ratio} |");
+            println!(
+                "| {contender} | {rate:.0} | {rate_ratio} | {cpu:.2} | {cpu_ratio} | {grouped:.1} |"
+            );
         }
     }
 

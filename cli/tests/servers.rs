@@ -139,3 +139,10 @@ fn what_has_no_end_is_not_read_to_the_end() {
     Ran::of(larder(&["--url", url, "set", "k", "-"]).stdin(endless))
         .fails_with(&["more than the 536870912 bytes"]);
 }
+
+#[test]
+fn a_wrong_url_in_the_option_is_not_blamed_on_code() {
+    let ran = Ran::of(&mut larder(&["--url", "foo://127.0.0.1", "ping"]));
+    ran.fails_with(&["ping: the store URL is wrong", "redis://"]);
+    assert!(!ran.err.contains("in code"), "{ran:?}");
+}

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{CacheClient, Inner};
 use crate::error::{Error, ErrorKind, Result};
+use crate::op::Op;
 use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
 use crate::store::url::{self, Target};
@@ -16,7 +17,7 @@ use crate::store::{Context, Deadline, Gate, MemoryStore, Observe, Retry, Stack, 
 /// How long a call may take altogether unless it is told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Each namespace takes about a kilobyte from the start: more than this is a mistake.
+/// The table of namespaces is made at once, with some 200 bytes for each.
 const MOST_NAMESPACES: usize = 1 << 16;
 
 /// Settings of a client. Setters never fail; [`build`](Self::build) names every mistake at once.
@@ -114,7 +115,7 @@ impl Builder {
         self
     }
 
-    /// How many namespaces the statistics count apart. Defaults to 128.
+    /// How many namespaces the statistics count apart, at most 65,536. Defaults to 128.
     pub fn max_namespaces(mut self, most: usize) -> Self {
         self.max_namespaces = most;
         self
@@ -151,14 +152,11 @@ impl Builder {
         if let Some(connections) = self.connections.filter(|number| *number as u64 > most) {
             mistakes.push(format!("connections is {connections}; it is at most {most}"));
         }
-        if self.max_namespaces > MOST_NAMESPACES {
-            mistakes.push(format!(
-                "max_namespaces is {}; it is at most {MOST_NAMESPACES}",
-                self.max_namespaces
-            ));
-        }
         if self.max_bytes == Some(0) {
             mistakes.push("max_bytes is 0; it is at least 1".to_owned());
+        }
+        if self.max_namespaces > MOST_NAMESPACES {
+            mistakes.push(format!("max_namespaces is more than {MOST_NAMESPACES}"));
         }
         if self.store.is_some() && self.url.is_some() {
             mistakes.push("both a URL and a store or provider are set; keep one".to_owned());
@@ -190,7 +188,7 @@ impl Builder {
     /// As [`build`](Self::build), and what the first `PING` gives.
     pub async fn connect(self) -> Result<CacheClient> {
         let client = self.build()?;
-        client.ping().await.map_err(|error| error.with_op("connect"))?;
+        client.one("connect", Op::Ping).await?.into_done()?;
         Ok(client)
     }
 

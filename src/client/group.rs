@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::CacheClient;
 use super::hashes::{self, copied};
 use super::json::json_op;
 use super::lists::{push_op, remove_op};
-use super::values::set_op;
-use super::{CacheClient, Named};
+use super::values::{expire_op, set_op};
 use crate::codec::{IntoValue, Shape};
 use crate::error::{Error, Result};
 use crate::op::{Batch, Direction, Op, Presence, Reply};
-use crate::ttl::Expiry;
 
 impl CacheClient {
     /// Collects operations and runs them in order, in one round trip. Others' operations may come
@@ -174,9 +173,7 @@ impl Group {
 
     /// As [`CacheClient::set_expiry`]; [`Reply::Bool`].
     pub fn set_expiry(self, key: impl AsRef<[u8]>, ttl: Duration) -> Self {
-        self.on_key("set_expiry", key, |key| {
-            Ok(Op::Expire { key, expiry: Expiry::new(ttl).named("set_expiry")? })
-        })
+        self.on_key("set_expiry", key, |key| expire_op(key, ttl))
     }
 
     /// As [`CacheClient::persist`]; [`Reply::Bool`].

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{CacheClient, Named, key};
+use super::{CacheClient, key};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::lock::{LockId, LockOptions};
 use crate::op::{Batch, Op};
@@ -31,7 +31,8 @@ impl CacheClient {
     ///
     /// # Errors
     /// [`ErrorKind::LockTimeout`] if the lock was held for the whole timeout. If the server did not answer,
-    /// the error says so; the lock may then be taken until its lease is over.
+    /// the error says so, at the latest one deadline after the timeout; the lock may then be taken until its
+    /// lease is over. So it may if the call is dropped before it ends.
     pub async fn acquire_lock(
         &self,
         lock_key: impl AsRef<[u8]>,
@@ -39,13 +40,15 @@ impl CacheClient {
     ) -> Result<LockId> {
         const NAME: &str = "acquire_lock";
         let key = key(NAME, lock_key)?;
-        let expiry = Expiry::new(options.expire).named(NAME)?;
+        let expiry =
+            Expiry::new(options.expire).map_err(|error| error.with_op(NAME).with_key(&key))?;
         if options.retry_interval.is_zero() && !options.timeout.is_zero() {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
                 "a retry interval of zero would spin; wait at least a millisecond",
             )
-            .with_op(NAME));
+            .with_op(NAME)
+            .with_key(&key));
         }
         let id = LockId::new();
         let started = Instant::now();

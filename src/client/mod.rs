@@ -25,7 +25,8 @@ pub use group::Group;
 /// A cache client. Cloning it is cheap, and the clones share connections and statistics.
 ///
 /// Every call is one round trip unless its docs say otherwise, and ends within the client's deadline
-/// (one second by default), whatever happens. Errors name the operation and the key, and say whether
+/// (one second by default), whatever happens; [`acquire_lock`](Self::acquire_lock) waits as long as it is
+/// told, and has a deadline for each try. Errors name the operation and the key, and say whether
 /// the call may have been applied: [`Error::outcome`].
 ///
 /// ```
@@ -155,14 +156,14 @@ impl CacheClient {
 
     /// Counts an undecodable reply, and names its operation and key.
     pub(crate) fn undecodable(&self, batch: &Batch, error: Error) -> Error {
-        if let Ok(client) = self.settled() {
-            client.0.recorder.undecodable(batch);
-        }
-        let error = error.with_op(batch.name());
-        match batch.sole_key() {
+        let error = match batch.sole_key() {
             Some(key) => error.with_key(key),
             None => error,
+        };
+        if let Ok(client) = self.settled() {
+            client.0.recorder.undecodable(batch, error.key());
         }
+        error.with_op(batch.name())
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -189,17 +190,6 @@ fn key(name: &'static str, key: impl AsRef<[u8]>) -> Result<Key> {
 /// Checked keys.
 fn keys(name: &'static str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Result<Vec<Key>> {
     keys.into_iter().map(|one| key(name, one)).collect()
-}
-
-/// Names the operation in errors that come before a batch exists.
-trait Named<T> {
-    fn named(self, name: &'static str) -> Result<T>;
-}
-
-impl<T> Named<T> for Result<T> {
-    fn named(self, name: &'static str) -> Result<T> {
-        self.map_err(|error| error.with_op(name))
-    }
 }
 
 /// A count that a store gave.

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{CacheClient, Named, count};
+use super::{CacheClient, count};
 use crate::codec::{IntoValue, decode_text};
 use crate::error::Result;
+use crate::key::Key;
 use crate::op::{Batch, Op, Presence};
 use crate::ttl::{Expiry, Ttl};
 
@@ -104,8 +105,7 @@ impl CacheClient {
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput).
     pub async fn set_expiry(&self, key: impl AsRef<[u8]>, ttl: Duration) -> Result<bool> {
         let key = super::key("set_expiry", key)?;
-        let expiry = Expiry::new(ttl).named("set_expiry")?;
-        self.one("set_expiry", Op::Expire { key, expiry }).await?.into_bool()
+        self.one("set_expiry", expire_op(key, ttl)?).await?.into_bool()
     }
 
     /// Takes a key's expiry away. Answers whether it had one.
@@ -130,7 +130,8 @@ impl CacheClient {
     /// a list, is `None`. No keys are no round trip.
     ///
     /// # Errors
-    /// Bytes that are not UTF-8 are [`ErrorKind::Decode`](crate::ErrorKind::Decode).
+    /// Bytes that are not UTF-8 are [`ErrorKind::Decode`](crate::ErrorKind::Decode), with the key of the
+    /// first of them.
     pub async fn get_many(
         &self,
         keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
@@ -139,11 +140,14 @@ impl CacheClient {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        self.decoded(Batch::one("get_many", Op::GetMany { keys }), |reply| {
-            reply
-                .into_values()?
-                .into_iter()
-                .map(|value| value.map(decode_text).transpose())
+        let batch = Batch::one("get_many", Op::GetMany { keys });
+        let asked = batch.clone();
+        self.decoded(batch, |reply| {
+            let keys = asked.ops().iter().flat_map(Op::keys);
+            keys.zip(reply.into_values()?)
+                .map(|(key, value)| {
+                    value.map(decode_text).transpose().map_err(|error| error.with_key(key))
+                })
                 .collect()
         })
         .await
@@ -189,6 +193,13 @@ impl CacheClient {
 
 pub(super) fn get(name: &'static str, key: impl AsRef<[u8]>) -> Result<Batch> {
     Ok(Batch::one(name, Op::Get { key: super::key(name, key)? }))
+}
+
+pub(super) fn expire_op(key: Key, ttl: Duration) -> Result<Op> {
+    match Expiry::new(ttl) {
+        Ok(expiry) => Ok(Op::Expire { key, expiry }),
+        Err(error) => Err(error.with_op("set_expiry").with_key(&key)),
+    }
 }
 
 pub(super) fn set_op(

@@ -95,11 +95,12 @@ impl Recorder {
         }
     }
 
-    /// Counts a value that was read and could not be decoded.
-    pub(crate) fn undecodable(&self, batch: &Batch) {
-        if let [op] = batch.ops() {
-            self.operation(op.index()).fail();
-            self.count_error(batch, op);
+    /// Counts a value that was read, from `key` if that is known, and could not be decoded.
+    pub(crate) fn undecodable(&self, batch: &Batch, key: Option<&Key>) {
+        let [op] = batch.ops() else { return };
+        self.operation(op.index()).fail();
+        if let Some(key) = key.or(op.keys().first()) {
+            self.slot(batch, key).errors(1);
         }
     }
 
@@ -122,7 +123,12 @@ impl Recorder {
             return;
         }
         let slot = self.slot(batch, first);
-        if let Some(value) = op.payload() {
+        // What is removed was not written, nor was what its condition kept out.
+        let kept_out = matches!((op, reply), (Op::Set { .. }, Reply::Bool(false)));
+        if let Some(value) = op.payload()
+            && !kept_out
+            && !matches!(op, Op::ListRemove { .. })
+        {
             slot.wrote(value.len());
         }
         match (op, reply) {

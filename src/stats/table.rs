@@ -1,8 +1,8 @@
 //! Namespaces by name: a table of fixed size, read without a lock.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::cells::Striped;
 use super::{NamespaceStats, OTHER};
@@ -77,7 +77,10 @@ impl Slot {
 /// At most so many namespaces by name, and the rest in one.
 pub(super) struct Table {
     slots: Box<[OnceLock<Slot>]>,
-    used: AtomicUsize,
+    // How many are taken. Held while one is added: two threads with one new name take one slot.
+    used: Mutex<usize>,
+    // Set behind the last slot, so that nobody waits once there is nothing to add any more.
+    full: AtomicBool,
     limit: usize,
     other: OnceLock<Slot>,
 }
@@ -88,7 +91,8 @@ impl Table {
         let size = (limit.max(1) * 2).next_power_of_two();
         Self {
             slots: (0..size).map(|_| OnceLock::new()).collect(),
-            used: AtomicUsize::new(0),
+            used: Mutex::new(0),
+            full: AtomicBool::new(limit == 0),
             limit,
             other: OnceLock::new(),
         }
@@ -96,33 +100,44 @@ impl Table {
 
     pub(super) fn slot(&self, name: &[u8]) -> &Slot {
         let name = &name[..name.len().min(KEPT)];
-        let start = hash(name);
-        for step in 0..self.slots.len() {
-            let place = &self.slots[(start + step) & (self.slots.len() - 1)];
-            if let Some(slot) = place.get() {
-                if &*slot.name == name {
-                    return slot;
-                }
-                continue;
-            }
-            if self.used.fetch_add(1, Ordering::Relaxed) >= self.limit {
-                self.used.fetch_sub(1, Ordering::Relaxed);
-                break;
-            }
-            let mut mine = false;
-            let slot = place.get_or_init(|| {
-                mine = true;
-                Slot::new(name)
-            });
-            if !mine {
-                // Another thread was faster.
-                self.used.fetch_sub(1, Ordering::Relaxed);
-            }
-            if &*slot.name == name {
-                return slot;
+        match self.find(name) {
+            Ok(slot) => slot,
+            Err(_) => self
+                .add(name)
+                .unwrap_or_else(|| self.other.get_or_init(|| Slot::new(OTHER.as_bytes()))),
+        }
+    }
+
+    /// The slot of a name, or the free one where it belongs. Some are always free.
+    fn find(&self, name: &[u8]) -> Result<&Slot, &OnceLock<Slot>> {
+        let mut at = hash(name);
+        loop {
+            let place = &self.slots[at & (self.slots.len() - 1)];
+            match place.get() {
+                Some(slot) if &*slot.name == name => return Ok(slot),
+                Some(_) => at = at.wrapping_add(1),
+                None => return Err(place),
             }
         }
-        self.other.get_or_init(|| Slot::new(OTHER.as_bytes()))
+    }
+
+    fn add(&self, name: &[u8]) -> Option<&Slot> {
+        if self.full.load(Ordering::Acquire) {
+            // The last one may have been this name, since it was looked for.
+            return self.find(name).ok();
+        }
+        // A recorder that panics leaves the number as it was.
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.find(name) {
+            Ok(slot) => Some(slot),
+            Err(_) if *used == self.limit => None,
+            Err(free) => {
+                let slot = free.get_or_init(|| Slot::new(name));
+                *used += 1;
+                self.full.store(*used == self.limit, Ordering::Release);
+                Some(slot)
+            }
+        }
     }
 
     pub(super) fn snapshot(&self) -> BTreeMap<String, NamespaceStats> {
@@ -193,6 +208,23 @@ mod tests {
         }
         table.slot(&[0xff; 1_000_000]).read(None);
         assert!(table.snapshot().keys().all(|name| name.len() <= 4 * SHOWN));
+    }
+
+    #[test]
+    fn threads_that_meet_at_the_last_free_place_do_not_drive_each_other_into_the_rest() {
+        for _ in 0..2000 {
+            let (table, start) = (Table::new(1), std::sync::Barrier::new(4));
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        start.wait();
+                        table.slot(b"a").read(None);
+                    });
+                }
+            });
+            let all = table.snapshot();
+            assert_eq!((all.len(), all["a"].misses), (1, 4));
+        }
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub trait Store: Send + Sync + 'static {
     /// What this store can do beyond the operations.
     fn capabilities(&self) -> Capabilities;
 
-    /// Lets go of connections. Calls after it fail with `ErrorKind::Closed`.
+    /// Lets go of connections. May be called more than once. A client refuses calls from then on by itself,
+    /// so a store need not.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }

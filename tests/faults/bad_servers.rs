@@ -48,12 +48,12 @@ async fn wrong_credentials_fail_closed_and_are_not_repeated() {
     for (login, what) in
         [(":canary-pw@", "wrong"), ("", "missing"), ("nobody:canary-pw@", "unknown")]
     {
-        let started = Instant::now();
-        let url = format!("redis://{login}{}", server.addr());
+        let proxy = FaultProxy::start(server.addr()).await;
+        let url = format!("redis://{login}{}", proxy.addr());
         let error = CacheClient::connect(&url).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Auth, Outcome::NotSent), "{what}");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
-        assert!(started.elapsed() < Duration::from_millis(500), "{what}: {:?}", started.elapsed());
+        assert_eq!(proxy.accepts(), 1, "{what}: asked again");
     }
     // Also with the old handshake.
     let server = ScriptedServer::start(|_, args| match &*args[0] {

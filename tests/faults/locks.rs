@@ -8,7 +8,7 @@ use larder::testing::RedisServer;
 use larder::{CacheClient, LockId, LockOptions};
 use tokio::task::JoinSet;
 
-use crate::full;
+use crate::{alone, full};
 
 const TASKS: u64 = 16;
 const NAMES: u64 = 4;
@@ -19,6 +19,7 @@ fn foreign() -> LockId {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_deletes_only_the_caller_s_own_lock() {
+    let _turn = alone().await;
     let server = RedisServer::start().await;
     let cache = CacheClient::connect(server.url()).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));

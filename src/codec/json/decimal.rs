@@ -44,9 +44,12 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Decimal
 
 /// Never rounds: what does not fit is no decimal.
 fn parse(text: &str) -> Option<Decimal> {
-    match Decimal::from_str_exact(text) {
-        Ok(value) => Some(value),
-        Err(_) => Decimal::from_scientific(text).ok(),
+    match text.split_once(['e', 'E']) {
+        None => Decimal::from_str_exact(text).ok(),
+        // `from_scientific` would round digits that are too many.
+        Some((digits, _)) => {
+            Decimal::from_str_exact(digits).and_then(|_| Decimal::from_scientific(text)).ok()
+        }
     }
 }
 

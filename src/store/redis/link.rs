@@ -1,7 +1,7 @@
 //! One connection that comes back: dead until asked for, then dialled by one task for all who wait.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::dial::{Driver, dial};
+use super::dial::{Dialled, Driver, dial};
+use super::gather::Pulse;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::url::RedisTarget;
 
@@ -53,13 +54,13 @@ struct State {
 #[derive(Clone)]
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
-    ended: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
     since: Instant,
 }
 
 impl Live {
     fn is_up(&self) -> bool {
-        !self.ended.load(Ordering::Acquire)
+        self.pulse.is_up()
     }
 }
 
@@ -124,7 +125,7 @@ impl Link {
     /// Drops the connection: the next call dials again. For a server that forgot who we are.
     pub(super) fn discard(&self, used: &Live) {
         let mut state = self.0.state();
-        if state.live.as_ref().is_some_and(|live| Arc::ptr_eq(&live.ended, &used.ended)) {
+        if state.live.as_ref().is_some_and(|live| Arc::ptr_eq(&live.pulse, &used.pulse)) {
             state.lost();
         }
     }
@@ -233,7 +234,7 @@ impl Dialling {
             let dialled = AssertUnwindSafe(dial(&self.0.target)).catch_unwind();
             let attempt = tokio::time::timeout(self.0.connect_timeout, dialled).await;
             let done = match attempt {
-                Ok(Ok(Ok((connection, driver)))) => self.publish(connection, driver),
+                Ok(Ok(Ok(dialled))) => self.publish(dialled),
                 Ok(Ok(Err(error))) => self.failed(error),
                 Ok(Err(_)) => self.failed(
                     Error::new(
@@ -260,12 +261,11 @@ impl Dialling {
         }
     }
 
-    fn publish(&self, connection: MultiplexedConnection, driver: Driver) -> bool {
-        let ended = Arc::new(AtomicBool::new(false));
+    fn publish(&self, Dialled { connection, driver, pulse }: Dialled) -> bool {
         let mut state = self.0.state();
         if !state.closed {
-            tokio::spawn(drive(driver, Ended(Arc::clone(&ended))));
-            state.live = Some(Live { connection, ended, since: Instant::now() });
+            tokio::spawn(drive(driver, Ended(Arc::clone(&pulse))));
+            state.live = Some(Live { connection, pulse, since: Instant::now() });
             state.last_error = None;
         }
         true
@@ -290,11 +290,11 @@ impl Drop for Dialling {
 }
 
 /// Says that a connection's driver ended, whether by itself or with its runtime.
-struct Ended(Arc<AtomicBool>);
+struct Ended(Arc<Pulse>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        self.0.end();
     }
 }
 

@@ -21,6 +21,7 @@ use crate::op::{Batch, Replies};
 mod command;
 mod dial;
 mod failure;
+mod gather;
 mod link;
 mod reply;
 mod scripts;
@@ -31,8 +32,8 @@ pub use session::Bb8Session;
 pub(crate) use session::no_session;
 pub use session::{Session, SessionProvider, Shared};
 
-/// How many connections a client opens. One carries hundreds of tasks, since it is multiplexed, and the
-/// more requests share it the fewer writes there are.
+/// How many connections a client opens. One carries hundreds of tasks, since it is multiplexed. Two
+/// gave 512 tasks a tenth more (measured with `bench`, on 2 cores) and fewer tasks nothing for sure.
 pub(crate) const CONNECTIONS: usize = 1;
 
 /// How long one attempt to connect may take, with the handshake.

@@ -45,7 +45,8 @@ macro_rules! passes_through {
 ///
 /// Mind what the driver's connections do by themselves: `ConnectionManager` lets a call wait while it
 /// reconnects, and `ClusterConnection` sends a command again after its connection was cut, **also one that
-/// is not safe to repeat** (an element may be pushed twice), unless it is built with `retries(0)`.
+/// is not safe to repeat** (an element may be pushed twice). Built with `retries(0)` it does not, but then a
+/// redirection (`MOVED`, `ASK`) is an error that the caller gets.
 pub trait SessionProvider: Send + Sync + 'static {
     /// The kind of session.
     type Session: ConnectionLike + Send + 'static;

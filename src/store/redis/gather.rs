@@ -1,0 +1,90 @@
+//! Fewer, larger writes: while several calls are in flight, a write waits for the tasks that are ready.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A write of this many bytes is worth its system call as it is.
+const ENOUGH: usize = 4096;
+
+/// What a connection, its driver and the calls in flight share.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    ended: AtomicBool,
+}
+
+impl Pulse {
+    /// Who holds a pulse besides calls: the link, the driver's task and the stream.
+    const KEPT: usize = 3;
+
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        !self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether more than one call is in flight: each holds the pulse, so that counting costs nothing.
+    fn is_shared(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > Self::KEPT + 1
+    }
+}
+
+/// A stream whose writes let ready tasks run once before they leave, if more than one call is in
+/// flight. Replies that came in one read wake many tasks, and what those ask next shares one write.
+///
+/// Measured with `bench` at 64 tasks on 2 cores: 57 requests a write instead of 10, 0.92 to 1.15
+/// times the bare driver's rate instead of 0.76, and a sixth less CPU time a call. A lone caller never
+/// waits. Waiting more than once, for as long as the buffer grows, gained nothing.
+pub(super) struct Gather<S> {
+    stream: S,
+    pulse: Arc<Pulse>,
+    waited: bool,
+}
+
+impl<S> Gather<S> {
+    pub(super) fn new(stream: S, pulse: Arc<Pulse>) -> Self {
+        Self { stream, pulse, waited: false }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.waited && buf.len() < ENOUGH && self.pulse.is_shared() {
+            // The task that writes goes behind those that are ready.
+            self.waited = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    /// Comes when everything was written.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.waited = false;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
