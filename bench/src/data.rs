@@ -42,7 +42,7 @@ impl Profile {
             country: "United Kingdom".to_owned(),
         };
         Self {
-            id: 1_815_12_10,
+            id: 18_151_210,
             name: "Ada Lovelace".to_owned(),
             email: "ada.lovelace@example.com".to_owned(),
             active: true,
