@@ -159,6 +159,12 @@ impl Builder {
         if let Some(connections) = self.connections.filter(|number| *number as u64 > most) {
             mistakes.push(format!("connections is {connections}; it is at most {most}"));
         }
+        if self.max_namespaces > MOST_NAMESPACES {
+            mistakes.push(format!(
+                "max_namespaces is {}; it is at most {MOST_NAMESPACES}",
+                self.max_namespaces
+            ));
+        }
         if self.max_bytes == Some(0) {
             mistakes.push("max_bytes is 0; it is at least 1".to_owned());
         }

@@ -37,6 +37,12 @@ impl<S: Layer> Observe<S> {
 
 impl<S: Layer> Layer for Observe<S> {
     async fn call(&self, batch: &Batch) -> Result<Replies> {
+        // Asked first: making a span that is not wanted costs more than all the counting.
+        if !tracing::span_enabled!(target: "larder", tracing::Level::DEBUG) {
+            let done = self.inner.call(batch).await;
+            self.recorder.record(batch, &done);
+            return done;
+        }
         let span = tracing::debug_span!(
             target: "larder",
             "larder",
@@ -45,11 +51,6 @@ impl<S: Layer> Layer for Observe<S> {
             key = batch.sole_key().map(tracing::field::display),
             error = tracing::field::Empty,
         );
-        if span.is_disabled() {
-            let done = self.inner.call(batch).await;
-            self.recorder.record(batch, &done);
-            return done;
-        }
         // Boxed, so that calls without a span do not carry its room.
         Box::pin(self.seen(batch, &span).instrument(span.clone())).await
     }

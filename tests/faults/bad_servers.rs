@@ -255,3 +255,39 @@ async fn a_server_that_hangs_up_on_every_call_is_not_hammered() {
     println!("row 28: {} connections in a second to a server that hangs up", server.accepts());
     assert!(gets.load(Ordering::SeqCst) >= 2 && server.accepts() <= 20, "{}", server.accepts());
 }
+
+#[tokio::test]
+async fn an_answer_that_never_ends_costs_a_connection_and_not_the_client() {
+    let _alone = crate::alone().await;
+    for endless in ["*2147483647\r\n", "$9223372036854775807\r\n", ""] {
+        let server = ScriptedServer::start(move |connection, args| match &*args[0] {
+            b"GET" if connection == 1 => Scripted::answer(endless),
+            b"GET" => Scripted::answer("$5\r\nvalue\r\n"),
+            _ => handshake(args),
+        })
+        .await;
+        let cache = CacheClient::builder()
+            .url(format!("redis://{}", server.addr()))
+            .deadline(Duration::from_millis(300))
+            .build()
+            .unwrap();
+        let started = Instant::now();
+        let mut given_up = 0;
+        let value = loop {
+            match cache.get_value("key").await {
+                Ok(value) => break value,
+                Err(error) => {
+                    assert!(error.is_timeout(), "{error}");
+                    given_up += 1;
+                    assert!(started.elapsed() < Duration::from_secs(10), "{endless:?} is for ever");
+                }
+            }
+        };
+        assert_eq!(value.as_deref(), Some("value"));
+        assert_eq!(server.accepts(), 2);
+        println!(
+            "    {endless:?}: {given_up} calls given up, answered after {:?}",
+            started.elapsed()
+        );
+    }
+}

@@ -3,18 +3,29 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// A write of this many bytes is worth its system call as it is.
 const ENOUGH: usize = 4096;
 
 /// What a connection, its driver and the calls in flight share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pulse {
     ended: AtomicBool,
+    born: Instant,
+    // When the first call was sent since one was answered, in milliseconds since `born`; 0 if none was.
+    asked: AtomicU64,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { ended: AtomicBool::new(false), born: Instant::now(), asked: AtomicU64::new(0) }
+    }
 }
 
 impl Pulse {
@@ -23,6 +34,29 @@ impl Pulse {
 
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+    }
+
+    /// A call is sent at about `moment`.
+    pub(super) fn ask(&self, moment: Instant) {
+        if self.asked.load(Ordering::Relaxed) == 0 {
+            let millis = moment.saturating_duration_since(self.born).as_millis();
+            self.asked.store(u64::try_from(millis).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// A call was answered.
+    pub(super) fn answer(&self) {
+        if self.asked.load(Ordering::Relaxed) != 0 {
+            self.asked.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// For how long calls have been waiting without an answer to any of them.
+    pub(super) fn silence(&self) -> Duration {
+        match self.asked.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            millis => self.born.elapsed().saturating_sub(Duration::from_millis(millis)),
+        }
     }
 
     pub(super) fn is_up(&self) -> bool {

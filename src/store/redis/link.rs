@@ -25,6 +25,11 @@ const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// shall not be hammered.
 const STABLE_AFTER: Duration = Duration::from_millis(100);
 
+/// A connection on which calls have waited so long without an answer to any of them is left when one of
+/// them is given up: a peer that is gone without a word, or an answer that never ends. Calls that still
+/// wait on it go on. Longer than a server is busy with one thing, shorter than TCP's keepalive.
+const SILENT_FOR: Duration = Duration::from_secs(2);
+
 /// A connection that is made when it is first used, and again when it was lost.
 #[derive(Clone)]
 pub(super) struct Link(Arc<Shared>);
@@ -54,7 +59,7 @@ struct State {
 #[derive(Clone)]
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
-    pulse: Arc<Pulse>,
+    pub(super) pulse: Arc<Pulse>,
     since: Instant,
 }
 
@@ -122,10 +127,16 @@ impl Link {
         }
     }
 
+    /// A call is sent over `used`. To be told of its answer: one that is dropped before was given up.
+    pub(super) fn asked<'a>(&'a self, used: &'a Arc<Pulse>, moment: Instant) -> Asked<'a> {
+        used.ask(moment);
+        Asked { link: self, used, answered: false }
+    }
+
     /// Drops the connection: the next call dials again. For a server that forgot who we are.
-    pub(super) fn discard(&self, used: &Live) {
+    pub(super) fn discard(&self, used: &Arc<Pulse>) {
         let mut state = self.0.state();
-        if state.live.as_ref().is_some_and(|live| Arc::ptr_eq(&live.pulse, &used.pulse)) {
+        if state.live.as_ref().is_some_and(|live| Arc::ptr_eq(&live.pulse, used)) {
             state.lost();
         }
     }
@@ -203,6 +214,30 @@ impl State {
             )
             .with_outcome(Outcome::NotSent)
         })
+    }
+}
+
+/// A call that waits for its answer.
+pub(super) struct Asked<'a> {
+    link: &'a Link,
+    used: &'a Arc<Pulse>,
+    answered: bool,
+}
+
+impl Asked<'_> {
+    /// The answer came, or the connection was lost.
+    pub(super) fn answered(mut self) {
+        self.answered = true;
+        self.used.answer();
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.answered && self.used.silence() >= SILENT_FOR {
+            tracing::debug!(target: "larder", "the connection is silent, dialling another");
+            self.link.discard(self.used);
+        }
     }
 }
 

@@ -151,6 +151,7 @@ impl Store for RedisStore {
 }
 
 async fn run_on_own(batch: &Batch, link: &Link, mut live: Live) -> Result<Replies> {
+    let asked = link.asked(&live.pulse, batch.started());
     let done = match Request::of(batch) {
         // Past the boxed future of the driver's trait: this is the path that most calls take.
         Request::One(cmd) => {
@@ -159,9 +160,10 @@ async fn run_on_own(batch: &Batch, link: &Link, mut live: Live) -> Result<Replie
         }
         Request::Many(pipeline) => many(batch, &pipeline, &mut live.connection).await,
     };
+    asked.answered();
     // A server that wants credentials again, after they were changed, gets them from a new handshake.
     if forgot_us(&done) {
-        link.discard(&live);
+        link.discard(&live.pulse);
     }
     done
 }
