@@ -103,8 +103,8 @@ impl Builder {
         self
     }
 
-    /// How many multiplexed connections carry the calls. Defaults to one, which carries hundreds of
-    /// tasks; more help only where one core of the client cannot keep up.
+    /// How many multiplexed connections carry the calls; one carries hundreds of tasks. Defaults to two: while
+    /// one comes back, calls go over the other.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = Some(connections);
         self

@@ -24,6 +24,11 @@ fn quick(url: &str) -> CacheClient {
     CacheClient::builder().url(url).deadline(Duration::from_millis(300)).build().unwrap()
 }
 
+/// A client of a single connection, for a server that tells connections apart.
+async fn single(url: &str) -> CacheClient {
+    CacheClient::builder().url(url).connections(1).connect().await.unwrap()
+}
+
 #[tokio::test]
 async fn a_server_without_resp3_is_spoken_to_in_resp2() {
     for refusal in [
@@ -36,7 +41,7 @@ async fn a_server_without_resp3_is_spoken_to_in_resp2() {
             _ => handshake(args),
         })
         .await;
-        let cache = CacheClient::connect(server.url()).await.unwrap();
+        let cache = single(&server.url()).await;
         assert_eq!(cache.get_value("key").await.unwrap(), None);
         assert_eq!(server.accepts(), 2, "{refusal}");
     }
@@ -96,7 +101,7 @@ async fn a_server_that_forgets_who_we_are_is_told_again() {
         _ => handshake(args),
     })
     .await;
-    let cache = CacheClient::connect(server.url()).await.unwrap();
+    let cache = single(&server.url()).await;
     let error = cache.get_value("key").await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Auth, Outcome::Rejected));
     assert_eq!(cache.get_value("key").await.unwrap().as_deref(), Some("value"));
@@ -213,6 +218,7 @@ async fn a_connection_that_ends_within_a_reply_is_lost_and_a_read_is_asked_again
     let proxy = FaultProxy::start(server.addr()).await;
     let cache = CacheClient::builder()
         .url(proxy.url())
+        .connections(1)
         .deadline(Duration::from_secs(10))
         .connect()
         .await
@@ -268,6 +274,7 @@ async fn an_answer_that_never_ends_costs_a_connection_and_not_the_client() {
         .await;
         let cache = CacheClient::builder()
             .url(format!("redis://{}", server.addr()))
+            .connections(1)
             .deadline(Duration::from_millis(300))
             .build()
             .unwrap();

@@ -139,3 +139,25 @@ async fn what_failed_while_the_server_was_away_was_not_sent() {
     recovers(&cache).await;
     assert_eq!(cache.incr_by("n", 1).await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn while_one_connection_is_down_calls_go_over_the_other() {
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    let cache = CacheClient::builder().url(proxy.url()).connections(2).connect().await.unwrap();
+    cache.set_value("key", "value", None).await.unwrap();
+    assert_eq!(proxy.connections(), 2, "each connection was used once");
+    // One of the two is closed, and nobody can dial.
+    proxy.refuse(true);
+    let clients = server.command(&["CLIENT", "LIST", "TYPE", "normal"]).await.text().unwrap();
+    let id = clients
+        .lines()
+        .filter(|line| !line.contains("cmd=client"))
+        .find_map(|line| line.strip_prefix("id=")?.split(' ').next())
+        .unwrap();
+    let killed = server.command(&["CLIENT", "KILL", "ID", id]).await;
+    assert_eq!(killed.int(), Some(1));
+    for _ in 0..100 {
+        assert_eq!(cache.get_value("key").await.unwrap().as_deref(), Some("value"));
+    }
+}

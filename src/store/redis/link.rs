@@ -100,6 +100,12 @@ impl Link {
         self.0.state().live.as_ref().filter(|live| live.is_up()).cloned()
     }
 
+    /// Sees to it that the connection comes back, for a caller that does not wait for it.
+    pub(super) fn dial(&self) {
+        let seen = self.0.state().attempts;
+        self.look(seen);
+    }
+
     /// The connection, waiting for it until `deadline` if it is down.
     pub(super) async fn get(&self, deadline: Option<Instant>) -> Result<Live> {
         if let Some(live) = self.current() {

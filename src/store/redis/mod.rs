@@ -32,9 +32,10 @@ pub use session::Bb8Session;
 pub(crate) use session::no_session;
 pub use session::{Session, SessionProvider, Shared};
 
-/// How many connections a client opens. One carries hundreds of tasks, since it is multiplexed. Two
-/// gave 512 tasks a tenth more (measured with `bench`, on 2 cores) and fewer tasks nothing for sure.
-pub(crate) const CONNECTIONS: usize = 1;
+/// How many connections a client opens. One carries hundreds of tasks, since it is multiplexed. With two,
+/// 64 and 512 tasks had about a tenth more (measured with `bench`, on 2 cores), and when one is lost,
+/// calls go over the other.
+pub(crate) const CONNECTIONS: usize = 2;
 
 /// How long one attempt to connect may take, with the handshake.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -123,11 +124,7 @@ impl Store for RedisStore {
             runtime::check("a Redis store")?;
             match &*self.0 {
                 Source::Own { links, next, .. } => {
-                    let link = match links.as_slice() {
-                        [only] => only,
-                        links => &links[next.fetch_add(1, Ordering::Relaxed) % links.len()],
-                    };
-                    let live = link.get(batch.deadline()).await?;
+                    let (link, live) = connection(links, next, batch.deadline()).await?;
                     run_on_own(&batch, link, live).await
                 }
                 Source::Injected(provider) => {
@@ -148,6 +145,28 @@ impl Store for RedisStore {
         }
         Box::pin(std::future::ready(()))
     }
+}
+
+/// The connection whose turn it is. While it is down and another one is up, that one, and the first is
+/// dialled meanwhile: a call waits only if all are down.
+async fn connection<'a>(
+    links: &'a [Link],
+    next: &AtomicUsize,
+    deadline: Option<Instant>,
+) -> Result<(&'a Link, Live)> {
+    let turn = match links.len() {
+        1 => 0,
+        several => next.fetch_add(1, Ordering::Relaxed) % several,
+    };
+    let link = &links[turn];
+    if let Some(live) = link.current() {
+        return Ok((link, live));
+    }
+    if let Some((other, live)) = links.iter().find_map(|link| Some((link, link.current()?))) {
+        link.dial();
+        return Ok((other, live));
+    }
+    Ok((link, link.get(deadline).await?))
 }
 
 async fn run_on_own(batch: &Batch, link: &Link, mut live: Live) -> Result<Replies> {
