@@ -1,4 +1,30 @@
 //! A cache client for Redis and Valkey, with the same API over an embedded store.
+//!
+//! ```
+//! use std::time::Duration;
+//! use larder::CacheClient;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> larder::Result<()> {
+//! let cache = CacheClient::connect("memory://").await?; // or redis://127.0.0.1:6379
+//! let scores = cache.namespace::<str, Vec<u32>>("scores").ttl(Duration::from_secs(60)).build()?;
+//! scores.set("ada", &vec![7, 9]).await?; // scores:ada = [7,9]
+//! assert_eq!(scores.get("ada").await?.as_deref(), Some(&vec![7, 9]));
+//! # Ok(()) }
+//! ```
+//!
+//! Where to look first:
+//!
+//! - [`CacheClient`]: values, JSON, hashes, lists, counters, TTLs, locks, pipelines and transactions.
+//! - [`Namespace`]: a typed family of keys, the base of a data-access object.
+//! - [`Error`]: what failed, on which key, what to do, and whether it may have been applied.
+//! - [`CacheConfig`] and [`init`]: settings from everywhere, and a client for the whole process.
+//! - [`Stats`]: hit rates and latencies. [`json`]: the spellings that other languages share.
+//! - [`store`]: what executes operations, and the contract for a store of your own.
+//! - [`redis1`]: sessions of your own, and commands that larder does not offer.
+//!
+//! Features: `deadpool` and `bb8` for sessions out of these pools; `rust_decimal`, `chrono` and `jiff` for
+//! their types in the wire format; `testing` for real servers, a fault proxy and the conformance suite.
+//! None is on by default.
 
 mod client;
 mod codec;

@@ -21,7 +21,8 @@ pub(crate) fn handshake(args: &[Bytes]) -> Scripted {
 }
 
 fn quick(url: &str) -> CacheClient {
-    CacheClient::builder().url(url).deadline(Duration::from_millis(300)).build().unwrap()
+    let settings = CacheClient::builder().url(url).connections(1);
+    settings.deadline(Duration::from_millis(300)).build().unwrap()
 }
 
 /// A client of a single connection, for a server that tells connections apart.
