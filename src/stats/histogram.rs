@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::cells::{stripe, stripes};
+use super::cells::{add, place, stripes};
 
 /// Buckets for each doubling, as a power of two.
 const PRECISION: u32 = 3;
@@ -35,9 +35,10 @@ impl Histogram {
 
     pub(super) fn record(&self, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        let stripe = &self.0[stripe()];
-        stripe.buckets[bucket(nanos)].fetch_add(1, Ordering::Relaxed);
-        stripe.nanos.fetch_add(nanos, Ordering::Relaxed);
+        let (stripe, alone) = place();
+        let stripe = &self.0[stripe];
+        add(&stripe.buckets[bucket(nanos)], 1, alone);
+        add(&stripe.nanos, nanos, alone);
         // Most latencies are not the longest: look before writing.
         if nanos > stripe.longest.load(Ordering::Relaxed) {
             stripe.longest.fetch_max(nanos, Ordering::Relaxed);
