@@ -81,11 +81,11 @@ async fn call(
 ) -> Option<larder::Result<Option<String>>> {
     let call = cache.get_value(key);
     match fastrand::u8(..20) {
-        0..3 => {
+        0..5 => {
             let limit = longest.mul_f64(fastrand::f64());
             tokio::time::timeout(limit, call).await.ok()
         }
-        3..6 => {
+        5..8 => {
             let turns = fastrand::u8(..4);
             tokio::select! {
                 biased;
@@ -154,10 +154,10 @@ async fn replies_meet_their_calls(
         seen.failed.lock().unwrap(),
     );
     assert_eq!(mismatched, 0);
-    // 30 % are meant to be dropped.
+    // 40 % race against being dropped; many of them win.
     assert!(checked >= TASKS * calls * 65 / 100, "too few replies: {checked}");
     assert!(
-        after_send as u64 >= TASKS * calls / 100,
+        after_send as u64 >= TASKS * calls / 50,
         "too few calls were dropped after they were sent"
     );
     assert!(proxy.cuts() >= 3, "too few connections were cut");
