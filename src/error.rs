@@ -52,6 +52,9 @@ pub enum ErrorKind {
     Protocol,
     /// The lock was held by somebody else for longer than the call was willing to wait.
     LockTimeout,
+    /// The loader failed, panicked, asked for the key that it loads, or took too long; its own error is the
+    /// [`source`](std::error::Error::source).
+    Load,
     /// The store, or this version of larder, cannot do this.
     Unsupported,
 }
@@ -60,7 +63,7 @@ impl ErrorKind {
     /// What to do about it, said at the end of the message.
     fn advice(self) -> &'static str {
         match self {
-            Self::InvalidInput | Self::Config | Self::Unsupported => "",
+            Self::InvalidInput | Self::Config | Self::Unsupported | Self::Load => "",
             Self::NotInitialized => "call larder::init(config).await first",
             Self::Closed => "create a new client",
             Self::Auth => "check the username and the password",
@@ -90,6 +93,7 @@ impl ErrorKind {
             | Self::Closed
             | Self::Overloaded
             | Self::Encode
+            | Self::Load
             | Self::Unsupported => Outcome::NotSent,
             Self::Auth
             | Self::Permission
@@ -201,6 +205,12 @@ impl Error {
         self
     }
 
+    /// Adds a cause that others share.
+    pub(crate) fn with_shared_source(mut self, source: Arc<dyn StdError + Send + Sync>) -> Self {
+        self.0.source = Some(source);
+        self
+    }
+
     /// Hands back bytes that were taken out of the store and could not be decoded.
     pub(crate) fn with_undecoded(mut self, bytes: Bytes) -> Self {
         self.0.undecoded = Some(bytes);
@@ -265,6 +275,16 @@ impl Error {
     /// An argument was refused before anything was sent.
     pub fn is_invalid_input(&self) -> bool {
         self.0.kind == ErrorKind::InvalidInput
+    }
+
+    /// The loader failed; [`loader_error`](Self::loader_error) has its own error.
+    pub fn is_load(&self) -> bool {
+        self.0.kind == ErrorKind::Load
+    }
+
+    /// What the loader failed with, if it is an `E`: every caller that waited for the load gets the same one.
+    pub fn loader_error<E: StdError + 'static>(&self) -> Option<&E> {
+        self.0.source.as_deref()?.downcast_ref()
     }
 
     /// The lock was held by somebody else for the whole wait.

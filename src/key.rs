@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 
+mod slot;
+
 /// The longest key and the longest value that Redis takes: 512 MiB.
 pub const MAX_BYTES: usize = 512 * 1024 * 1024;
 
@@ -76,6 +78,31 @@ impl Key {
         Some(&self.0[..end])
     }
 
+    /// The key under which the lease of this key's load stands, in the same cluster slot: `larder:lease:{user:7}`
+    /// for `user:7`, `larder:lease:{t}:a{t}` for a key with a hash tag, and `larder:lease:{n}:a}b` for any other
+    /// key with a brace, where `n` is the smallest number in the key's slot.
+    pub fn lease(&self) -> Self {
+        const PREFIX: &[u8] = b"larder:lease:{";
+        let key = self.as_bytes();
+        let mut lease = Vec::with_capacity(PREFIX.len() + key.len() + 16);
+        lease.extend_from_slice(PREFIX);
+        if !key.iter().any(|byte| matches!(byte, b'{' | b'}')) {
+            lease.extend_from_slice(key);
+            lease.push(b'}');
+        } else {
+            match slot::tag(key) {
+                Some(tag) => lease.extend_from_slice(tag),
+                None => {
+                    let number = slot::number_in(slot::slot(key));
+                    lease.extend_from_slice(number.to_string().as_bytes());
+                }
+            }
+            lease.extend_from_slice(b"}:");
+            lease.extend_from_slice(key);
+        }
+        Self(lease.into())
+    }
+
     /// Six hex digits that tell keys apart in a log: FNV-1a of 64 bits, folded to 24.
     fn short_hash(&self) -> u64 {
         let hash = self.0.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -130,6 +157,21 @@ mod tests {
     fn control_characters_and_long_parts_cannot_reach_a_terminal() {
         let shown = Key::new(format!("\x1b[31m{}:x", "a".repeat(100))).unwrap().to_string();
         assert!(shown.starts_with("\\x1b[31maaa") && shown.len() < 60, "{shown}");
+    }
+
+    #[test]
+    fn a_lease_is_in_the_slot_of_its_key() {
+        let lease = |key: &[u8]| Key::new(key).unwrap().lease();
+        assert_eq!(lease(b"user:7").as_bytes(), b"larder:lease:{user:7}");
+        assert_eq!(lease(b"a{t}b").as_bytes(), b"larder:lease:{t}:a{t}b");
+        for key in [&b"a}b"[..], b"a{b", b"{}x", b"}", b"{", b"a}b{c", b"{{}", b"k", b"x{y}z"] {
+            assert_eq!(
+                slot::slot(lease(key).as_bytes()),
+                slot::slot(key),
+                "{}",
+                key.escape_ascii()
+            );
+        }
     }
 
     #[test]

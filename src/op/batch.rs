@@ -11,6 +11,19 @@ use super::Op;
 use super::one_or_many::OneOrMany;
 use crate::key::Key;
 
+/// Over which connections a batch goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Lane {
+    /// Those for data.
+    #[default]
+    Data,
+    /// Those that tell of changes to what was read over them, key by key: for reads that are kept, and for
+    /// who waits for a change. A store that cannot tell answers all the same, without a [`Vouch`](super::Vouch).
+    Tracked,
+    /// Those that tell of changes to every key with this prefix, whether it was read or not.
+    Broadcast(Arc<str>),
+}
+
 /// Operations that run in order, in one write to the server. Cloning shares them.
 #[derive(Clone)]
 pub struct Batch {
@@ -18,6 +31,7 @@ pub struct Batch {
     name: &'static str,
     label: Option<Arc<str>>,
     atomic: bool,
+    lane: Lane,
     timeout: Option<Duration>,
     started: Instant,
     deadline: Option<Instant>,
@@ -46,6 +60,7 @@ impl Batch {
             name,
             label: None,
             atomic: false,
+            lane: Lane::Data,
             timeout: None,
             started: Instant::now(),
             deadline: None,
@@ -55,6 +70,12 @@ impl Batch {
     /// All of it or nothing, and nobody's operations in between.
     pub fn atomic(mut self) -> Self {
         self.atomic = true;
+        self
+    }
+
+    /// Over which connections it goes. Defaults to those for data.
+    pub fn on(mut self, lane: Lane) -> Self {
+        self.lane = lane;
         self
     }
 
@@ -83,6 +104,11 @@ impl Batch {
     /// The namespace it counts under.
     pub fn label(&self) -> Option<&Arc<str>> {
         self.label.as_ref()
+    }
+
+    /// Over which connections it goes.
+    pub fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// Whether it is all or nothing.

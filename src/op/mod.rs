@@ -9,11 +9,15 @@ use crate::key::{Key, MAX_BYTES};
 use crate::ttl::Expiry;
 
 mod batch;
+mod lease;
 mod one_or_many;
 mod reply;
+mod vouch;
 
-pub use batch::Batch;
+pub use batch::{Batch, Lane};
+pub use lease::{Ask, Fetched, LeaseState, Leased, Replaced};
 pub use reply::{Replies, Reply};
+pub use vouch::Vouch;
 
 /// An end of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,8 +54,32 @@ pub enum Op {
     Set { key: Key, value: Bytes, expiry: Option<Expiry>, only_if: Option<Presence> },
     /// Adds to a number, which starts at 0. [`Reply::Int`]: the new number.
     IncrBy { key: Key, delta: i64 },
-    /// Deletes keys. [`Reply::Int`]: how many existed.
+    /// Deletes keys, and the leases of their loads ([`Key::lease`]) before them, so that no load that is
+    /// under way fills them. [`Reply::Int`]: how many of the keys existed.
     Delete { keys: Vec<Key> },
+    /// Writes a string as [`Set`](Self::Set) without a condition does, and deletes the lease of the key's load
+    /// before. [`Reply::Done`].
+    Overwrite { key: Key, value: Bytes, expiry: Option<Expiry> },
+    /// Reads strings with their remaining times, for who keeps them: no time is read later than its
+    /// value. One key that holds another type is an error; among several it reads as missing.
+    /// [`Reply::Fetched`], in the order of the keys.
+    Fetch { keys: Vec<Key> },
+    /// Reads a string with its remaining time and, if `ask` says so of what it finds, takes the lease of its
+    /// load: writes `token` under [`Key::lease`] if that is absent. Repeating it with the same token grants
+    /// the lease again. [`Reply::Leased`].
+    Lease { key: Key, token: Bytes, expiry: Expiry, ask: Ask },
+    /// Writes what a load gave, and deletes the lease: only if the lease still holds `token`, and the key
+    /// is absent or holds what the load `replaces`. The lease is deleted if it holds `token`, even if
+    /// the value is refused. [`Reply::Filled`].
+    Fill {
+        key: Key,
+        token: Bytes,
+        value: Bytes,
+        expiry: Option<Expiry>,
+        replaces: Option<Replaced>,
+    },
+    /// Gives a lock or lease that holds `id` a new expiry. [`Reply::Bool`]: whether it held `id`.
+    Renew { key: Key, id: Bytes, expiry: Expiry },
     /// Asks whether a key exists. [`Reply::Bool`].
     Exists { key: Key },
     /// Gives a key a new expiry. [`Reply::Bool`]: whether the key exists.
@@ -90,7 +118,7 @@ pub enum Op {
 }
 
 /// How many kinds of operation there are.
-pub(crate) const OP_KINDS: usize = 22;
+pub(crate) const OP_KINDS: usize = 27;
 
 impl Op {
     /// The operation's name, as statistics and spans show it.
@@ -122,6 +150,11 @@ impl Op {
             Self::Acquire { .. } => 18,
             Self::Release { .. } => 19,
             Self::Scan { .. } => 20,
+            Self::Overwrite { .. } => 21,
+            Self::Fetch { .. } => 22,
+            Self::Lease { .. } => 23,
+            Self::Fill { .. } => 24,
+            Self::Renew { .. } => 25,
         }
     }
 
@@ -129,7 +162,7 @@ impl Op {
     pub fn keys(&self) -> &[Key] {
         match self {
             Self::Ping | Self::Scan { .. } => &[],
-            Self::GetMany { keys } | Self::Delete { keys } => keys,
+            Self::GetMany { keys } | Self::Delete { keys } | Self::Fetch { keys } => keys,
             Self::Get { key }
             | Self::Set { key, .. }
             | Self::IncrBy { key, .. }
@@ -146,7 +179,11 @@ impl Op {
             | Self::ListPop { key, .. }
             | Self::ListRemove { key, .. }
             | Self::Acquire { key, .. }
-            | Self::Release { key, .. } => std::slice::from_ref(key),
+            | Self::Release { key, .. }
+            | Self::Overwrite { key, .. }
+            | Self::Lease { key, .. }
+            | Self::Fill { key, .. }
+            | Self::Renew { key, .. } => std::slice::from_ref(key),
         }
     }
 
@@ -157,6 +194,7 @@ impl Op {
             Self::Ping
                 | Self::Get { .. }
                 | Self::GetMany { .. }
+                | Self::Fetch { .. }
                 | Self::Exists { .. }
                 | Self::Ttl { .. }
                 | Self::HashGet { .. }
@@ -173,7 +211,12 @@ impl Op {
         self.is_read()
             || matches!(
                 self,
-                Self::Set { only_if: None, .. } | Self::Expire { .. } | Self::Acquire { .. }
+                Self::Set { only_if: None, .. }
+                    | Self::Overwrite { .. }
+                    | Self::Expire { .. }
+                    | Self::Acquire { .. }
+                    | Self::Lease { .. }
+                    | Self::Renew { .. }
             )
     }
 
@@ -181,6 +224,8 @@ impl Op {
     pub(crate) fn payload(&self) -> Option<&Bytes> {
         match self {
             Self::Set { value, .. }
+            | Self::Overwrite { value, .. }
+            | Self::Fill { value, .. }
             | Self::HashSet { value, .. }
             | Self::ListPush { value, .. }
             | Self::ListRemove { value, .. } => Some(value),
@@ -203,7 +248,8 @@ impl Op {
                 format!("the value is longer than {MAX_BYTES} bytes; split it"),
             ));
         }
-        if matches!(self, Self::GetMany { keys } | Self::Delete { keys } if keys.is_empty()) {
+        if matches!(self, Self::GetMany { keys } | Self::Delete { keys } | Self::Fetch { keys } if keys.is_empty())
+        {
             return Err(Error::new(ErrorKind::InvalidInput, "no keys were given"));
         }
         Ok(())
@@ -233,6 +279,11 @@ pub(crate) const OP_NAMES: [&str; OP_KINDS] = [
     "acquire",
     "release",
     "scan",
+    "overwrite",
+    "fetch",
+    "lease",
+    "fill",
+    "renew",
     "batch",
 ];
 

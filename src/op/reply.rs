@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::one_or_many::OneOrMany;
+use super::{Fetched, Leased, Vouch};
 use crate::codec::{Shape, decode_json, decode_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ttl::Ttl;
@@ -33,6 +34,12 @@ pub enum Reply {
     Ttl(Ttl),
     /// Some keys of a scan, and where it goes on.
     Keys { cursor: u64, keys: Vec<Bytes> },
+    /// A value or none for each key, with its remaining time.
+    Fetched(Vec<Fetched>),
+    /// What stands under a key, and what became of its lease.
+    Leased(Leased),
+    /// Whether a fill was accepted; what stands under the key now, if it was not.
+    Filled { accepted: bool, found: Fetched },
 }
 
 impl fmt::Debug for Reply {
@@ -48,6 +55,9 @@ impl fmt::Debug for Reply {
             Self::Pairs(pairs) => write!(f, "Pairs({})", pairs.len()),
             Self::Ttl(ttl) => write!(f, "{ttl:?}"),
             Self::Keys { cursor, keys } => write!(f, "Keys({}, next {cursor})", keys.len()),
+            Self::Fetched(fetched) => write!(f, "{fetched:?}"),
+            Self::Leased(leased) => write!(f, "{leased:?}"),
+            Self::Filled { accepted, found } => write!(f, "Filled({accepted}, {found:?})"),
         }
     }
 }
@@ -110,31 +120,51 @@ getters! {
     into_ttl -> Ttl, Self::Ttl(ttl) => ttl;
     /// The next cursor and some keys.
     into_keys -> (u64, Vec<Bytes>), Self::Keys { cursor, keys } => (cursor, keys);
+    /// A value or none for each key, with its remaining time.
+    into_fetched -> Vec<Fetched>, Self::Fetched(fetched) => fetched;
+    /// What stands under a key, and what became of its lease.
+    into_leased -> Leased, Self::Leased(leased) => leased;
+    /// Whether a fill was accepted, and what stands there if it was not.
+    into_filled -> (bool, Fetched), Self::Filled { accepted, found } => (accepted, found);
 }
 
 /// One result for each operation of a batch, in order.
 #[derive(Debug, Clone)]
-pub struct Replies(OneOrMany<Result<Reply>>);
+pub struct Replies {
+    results: OneOrMany<Result<Reply>>,
+    vouch: Option<Vouch>,
+}
 
 impl Replies {
     /// The reply to a batch of one operation.
     pub fn one(result: Result<Reply>) -> Self {
-        Self(OneOrMany::One(result))
+        Self { results: OneOrMany::One(result), vouch: None }
     }
 
     /// The replies to a batch.
     pub fn many(results: Vec<Result<Reply>>) -> Self {
-        Self(OneOrMany::Many(results))
+        Self { results: OneOrMany::Many(results), vouch: None }
+    }
+
+    /// Says that the store tells of changes to what was read, for as long as `vouch` holds.
+    pub fn vouched(mut self, vouch: Vouch) -> Self {
+        self.vouch = Some(vouch);
+        self
+    }
+
+    /// The promise to tell of changes, if the store gave one.
+    pub fn vouch(&self) -> Option<&Vouch> {
+        self.vouch.as_ref()
     }
 
     /// The results, to look at.
     pub fn results(&self) -> &[Result<Reply>] {
-        self.0.as_slice()
+        self.results.as_slice()
     }
 
     /// The results, to take.
     pub fn into_results(self) -> Vec<Result<Reply>> {
-        self.0.into_vec()
+        self.results.into_vec()
     }
 
     /// The result of a batch of one operation.
@@ -142,7 +172,7 @@ impl Replies {
     /// # Errors
     /// The operation's own, or [`ErrorKind::Protocol`] if there is not exactly one result.
     pub fn into_one(self) -> Result<Reply> {
-        match self.0 {
+        match self.results {
             OneOrMany::One(result) => result,
             OneOrMany::Many(mut many) if many.len() == 1 => many.remove(0),
             OneOrMany::Many(_) => {
@@ -153,7 +183,7 @@ impl Replies {
 
     /// The same results with every error passed through `change`, which is told its position.
     pub fn map_errors(self, mut change: impl FnMut(usize, Error) -> Error) -> Self {
-        Self(match self.0 {
+        let results = match self.results {
             OneOrMany::One(result) => OneOrMany::One(result.map_err(|error| change(0, error))),
             OneOrMany::Many(many) => OneOrMany::Many(
                 many.into_iter()
@@ -161,6 +191,7 @@ impl Replies {
                     .map(|(at, result)| result.map_err(|error| change(at, error)))
                     .collect(),
             ),
-        })
+        };
+        Self { results, ..self }
     }
 }

@@ -1,5 +1,7 @@
 //! What executes operations: the [`Store`] trait with its contract, and the stores that wrap one.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
 use crate::error::Result;
@@ -15,6 +17,7 @@ pub(crate) mod redis;
 mod retry;
 pub(crate) mod runtime;
 pub(crate) mod url;
+mod wake;
 
 pub(crate) use context::Context;
 pub(crate) use deadline::Deadline;
@@ -24,6 +27,7 @@ pub use memory::MemoryStore;
 pub(crate) use observe::Observe;
 pub use redis::RedisStore;
 pub(crate) use retry::Retry;
+pub(crate) use wake::{Wakeups, Watch};
 
 /// Something that executes batches of operations.
 ///
@@ -49,7 +53,15 @@ pub(crate) use retry::Retry;
 ///    or not, but no later call gets their replies.
 /// 7. **Deadlines** are kept above; a store that waits before sending gives up at
 ///    [`Batch::deadline`] with the outcome `NotSent`.
-/// 8. **Silence**: errors, logs and `Debug` contain no value, credential or lock token.
+/// 8. **Changes**: replies over the lanes [`Tracked`](crate::op::Lane::Tracked) and
+///    [`Broadcast`](crate::op::Lane::Broadcast) may carry a [`Vouch`](crate::op::Vouch), taken before the
+///    batch was sent. While it holds, every later change to a key that the batch read (a missing one too, and the
+///    lease that a [`Lease`](crate::op::Op::Lease) found held) is told to every sink: a write, a delete, a
+///    new expiry, an eviction and, some time after it, an expiry. It is told after the reply that shows the state
+///    before the change was handed over, and no later than a reply over the same connection that shows
+///    the state after it. A change is told at least once, by whomever it was made; after that, the key has to be
+///    read again. When it cannot be told any more, the vouch ends first.
+/// 9. **Silence**: errors, logs and `Debug` contain no value, credential or lock token.
 pub trait Store: Send + Sync + 'static {
     /// Executes a batch.
     fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>>;
@@ -57,11 +69,36 @@ pub trait Store: Send + Sync + 'static {
     /// What this store can do beyond the operations.
     fn capabilities(&self) -> Capabilities;
 
+    /// Registers who is told of changes. A store that cannot tell keeps no sink and gives no vouch.
+    fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {
+        drop(sink);
+    }
+
     /// Lets go of connections. May be called more than once. A client refuses calls from then on by itself,
     /// so a store need not.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
+}
+
+/// Who is told of changes: synchronously, in the order of the wire, so it must not block.
+pub trait InvalidationSink: Send + Sync + 'static {
+    /// This key changed.
+    fn changed(&self, key: &[u8]);
+
+    /// Any key may have changed: the data was flushed, or the connection that told of changes was
+    /// lost. The vouches that this concerns have ended before.
+    fn all_changed(&self, why: Sweeping);
+}
+
+/// Why any key may have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Sweeping {
+    /// The data was flushed.
+    Flushed,
+    /// A connection that told of changes was lost.
+    Lost,
 }
 
 /// What a store can do beyond the operations.
@@ -72,15 +109,21 @@ pub struct Capabilities {
     pub shared: bool,
     /// The data survives the end of this process.
     pub outlives_process: bool,
+    /// It can tell of changes, so that values may be kept near and waits need no polling.
+    pub tracking: bool,
 }
 
-impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
+impl<S: Store + ?Sized> Store for Arc<S> {
     fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
         (**self).run(batch)
     }
 
     fn capabilities(&self) -> Capabilities {
         (**self).capabilities()
+    }
+
+    fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {
+        (**self).on_invalidation(sink);
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -6,7 +6,7 @@ use super::entry::{Data, Entry, element_size, field_size, parse_int};
 use super::space::{Clock, Space};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::op::{Direction, Op, Presence, Reply};
+use crate::op::{Ask, Direction, Fetched, LeaseState, Leased, Op, Presence, Replaced, Reply};
 use crate::ttl::{Expiry, Ttl};
 
 pub(super) fn execute(space: &mut Space, clock: &Clock, op: &Op) -> Result<Reply> {
@@ -24,7 +24,42 @@ pub(super) fn execute(space: &mut Space, clock: &Clock, op: &Op) -> Result<Reply
         }
         Op::IncrBy { key, delta } => Reply::Int(incr_by(space, clock, key, *delta)?),
         Op::Delete { keys } => {
+            for key in keys {
+                space.remove(&key.lease(), clock);
+            }
             Reply::Int(keys.iter().filter(|key| space.remove(key, clock)).count() as i64)
+        }
+        Op::Overwrite { key, value, expiry } => {
+            set(space, clock, key, value, *expiry, None)?;
+            space.remove(&key.lease(), clock);
+            Reply::Done
+        }
+        Op::Fetch { keys } => Reply::Fetched(match &keys[..] {
+            [key] => vec![fetch(space, clock, key)?],
+            many => many
+                .iter()
+                .map(|key| fetch(space, clock, key).unwrap_or(Fetched::MISSING))
+                .collect(),
+        }),
+        Op::Lease { key, token, expiry, ask } => {
+            Reply::Leased(lease(space, clock, key, token, *expiry, *ask)?)
+        }
+        Op::Fill { key, token, value, expiry, replaces } => {
+            let (accepted, found) =
+                fill(space, clock, key, token, value, *expiry, replaces.as_ref())?;
+            Reply::Filled { accepted, found }
+        }
+        Op::Renew { key, id, expiry } => {
+            let holds = get(space, clock, key)?.is_some_and(|holder| holder == id);
+            let expires = clock.after(*expiry);
+            let renewed = holds
+                && space
+                    .change(key, clock, |entry, _| {
+                        entry.expires = expires;
+                        Ok(())
+                    })
+                    .is_some();
+            Reply::Bool(renewed)
         }
         Op::Exists { key } => Reply::Bool(space.read(key, clock, |_| ()).is_some()),
         Op::Expire { key, expiry } => {
@@ -98,6 +133,73 @@ fn get(space: &mut Space, clock: &Clock, key: &Key) -> Result<Option<Bytes>> {
             _ => Err(wrong_type()),
         })
         .transpose()
+}
+
+fn fetch(space: &mut Space, clock: &Clock, key: &Key) -> Result<Fetched> {
+    let found = space.read(key, clock, |entry| match &entry.data {
+        Data::Text(value) => {
+            Ok(Fetched { value: Some(value.clone()), ttl: clock.remaining(entry.expires) })
+        }
+        _ => Err(wrong_type()),
+    });
+    Ok(found.transpose()?.unwrap_or(Fetched::MISSING))
+}
+
+fn lease(
+    space: &mut Space,
+    clock: &Clock,
+    key: &Key,
+    token: &Bytes,
+    expiry: Expiry,
+    ask: Ask,
+) -> Result<Leased> {
+    let found = fetch(space, clock, key)?;
+    if !ask.wants(found.ttl) {
+        return Ok(Leased { found, lease: LeaseState::NotAsked });
+    }
+    let place = key.lease();
+    let lease = if acquire(space, clock, &place, token, expiry)? {
+        // The value itself: an embedded store need not shorten it.
+        LeaseState::Granted { digest: found.value.clone() }
+    } else {
+        let held = space.read(&place, clock, |entry| clock.remaining(entry.expires));
+        LeaseState::Held { remaining: held.and_then(|ttl| ttl.remaining()).unwrap_or_default() }
+    };
+    Ok(Leased { found, lease })
+}
+
+fn fill(
+    space: &mut Space,
+    clock: &Clock,
+    key: &Key,
+    token: &Bytes,
+    value: &Bytes,
+    expiry: Option<Expiry>,
+    replaces: Option<&Replaced>,
+) -> Result<(bool, Fetched)> {
+    let place = key.lease();
+    let holds = get(space, clock, &place)?.is_some_and(|holder| holder == token);
+    if holds {
+        space.remove(&place, clock);
+    }
+    let found = fetch(space, clock, key)?;
+    let unchanged = match (&found.value, replaces) {
+        (None, None) => true,
+        (None, Some(replaced)) => replaced.expired,
+        (Some(_), None) => false,
+        (Some(now), Some(then)) => {
+            *now == then.digest
+                && match (found.ttl, then.ttl) {
+                    (Ttl::Remaining(now), Ttl::Remaining(then)) => now <= then,
+                    (now, then) => now == then,
+                }
+        }
+    };
+    if !holds || !unchanged {
+        return Ok((false, found));
+    }
+    set(space, clock, key, value, expiry, None)?;
+    Ok((true, Fetched::MISSING))
 }
 
 fn set(

@@ -3,7 +3,9 @@
 use redis::{Cmd, Pipeline};
 
 use super::scripts;
-use crate::op::{Batch, Direction, Op, Presence};
+use crate::key::Key;
+use crate::op::{Ask, Batch, Direction, Op, Presence, Replaced};
+use crate::ttl::Expiry;
 
 /// A batch, ready to be written.
 pub(super) enum Request {
@@ -15,7 +17,9 @@ pub(super) enum Request {
 
 impl Request {
     pub(super) fn of(batch: &Batch) -> Self {
-        if let ([op], false) = (batch.ops(), batch.is_atomic()) {
+        if let ([op], false) = (batch.ops(), batch.is_atomic())
+            && width(op) == 1
+        {
             return Self::One(command(op));
         }
         let mut pipeline = Pipeline::with_capacity(batch.ops().len());
@@ -23,13 +27,27 @@ impl Request {
             pipeline.atomic();
         }
         for op in batch.ops() {
+            if let Op::Fetch { keys } = op {
+                // The times first: a value that is written in between is kept too short, not too long.
+                for key in keys {
+                    pipeline.add_command(build("PTTL", &[key.as_bytes()]));
+                }
+            }
             pipeline.add_command(command(op));
         }
         Self::Many(pipeline)
     }
 }
 
-/// One operation as one command.
+/// How many commands an operation is, and how many answers it gets.
+pub(super) fn width(op: &Op) -> usize {
+    match op {
+        Op::Fetch { keys } => keys.len() + 1,
+        _ => 1,
+    }
+}
+
+/// One operation as one command: of several, the last.
 fn command(op: &Op) -> Cmd {
     match op {
         Op::Ping => build("PING", &[]),
@@ -48,7 +66,50 @@ fn command(op: &Op) -> Cmd {
             cmd
         }
         Op::IncrBy { key, delta } => with_number("INCRBY", key.as_bytes(), *delta),
-        Op::Delete { keys } => with_keys("DEL", keys),
+        Op::Delete { keys } => {
+            let leases: Vec<Key> = keys.iter().map(Key::lease).collect();
+            let mut cmd = eval(scripts::DELETE, 2 * keys.len());
+            for key in leases.iter().chain(keys) {
+                cmd.arg(key.as_bytes());
+            }
+            cmd
+        }
+        Op::Overwrite { key, value, expiry } => {
+            let mut cmd = eval(scripts::OVERWRITE, 2);
+            cmd.arg(key.lease().as_bytes()).arg(key.as_bytes()).arg(value.as_ref());
+            cmd.arg(expiry.map_or(0, Expiry::as_millis));
+            cmd
+        }
+        Op::Fetch { keys } => match &keys[..] {
+            [key] => build("GET", &[key.as_bytes()]),
+            many => with_keys("MGET", many),
+        },
+        Op::Lease { key, token, expiry, ask } => {
+            let mut cmd = eval(scripts::LEASE, 2);
+            cmd.arg(key.lease().as_bytes()).arg(key.as_bytes()).arg(token.as_ref());
+            cmd.arg(expiry.as_millis());
+            match ask {
+                Ask::Missing => cmd.arg(-1),
+                Ask::Within(time) => cmd.arg(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+                Ask::Always => cmd.arg("always"),
+            };
+            cmd
+        }
+        Op::Fill { key, token, value, expiry, replaces } => {
+            let mut cmd = eval(scripts::FILL, 2);
+            cmd.arg(key.lease().as_bytes()).arg(key.as_bytes());
+            cmd.arg(token.as_ref()).arg(value.as_ref()).arg(expiry.map_or(0, Expiry::as_millis));
+            if let Some(Replaced { digest, ttl, expired }) = replaces {
+                let ttl = ttl.remaining().map_or(-1, |left| left.as_millis() as i64);
+                cmd.arg(digest.as_ref()).arg(ttl).arg(i64::from(*expired));
+            }
+            cmd
+        }
+        Op::Renew { key, id, expiry } => {
+            let mut cmd = eval(scripts::RENEW, 1);
+            cmd.arg(key.as_bytes()).arg(id.as_ref()).arg(expiry.as_millis());
+            cmd
+        }
         Op::Exists { key } => build("EXISTS", &[key.as_bytes()]),
         Op::Expire { key, expiry } => {
             let mut cmd = build("PEXPIRE", &[key.as_bytes()]);
@@ -103,7 +164,13 @@ fn build(name: &str, args: &[&[u8]]) -> Cmd {
     cmd
 }
 
-fn with_keys(name: &str, keys: &[crate::key::Key]) -> Cmd {
+fn eval(script: &str, keys: usize) -> Cmd {
+    let mut cmd = build("EVAL", &[script.as_bytes()]);
+    cmd.arg(keys);
+    cmd
+}
+
+fn with_keys(name: &str, keys: &[Key]) -> Cmd {
     let bytes = name.len() + keys.iter().map(|key| key.as_bytes().len()).sum::<usize>();
     let mut cmd = Cmd::with_capacity(keys.len() + 1, bytes);
     cmd.arg(name);

@@ -136,7 +136,7 @@ impl Store for RedisStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { shared: true, outlives_process: true }
+        Capabilities { shared: true, outlives_process: true, tracking: false }
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

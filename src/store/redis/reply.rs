@@ -1,19 +1,30 @@
 //! Redis' answers as replies. The driver's own conversions are not used: their errors print values.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use redis::Value;
 
+use super::command::width;
 use super::failure;
 use crate::error::{Error, ErrorKind, Result};
-use crate::op::{Batch, Op, Replies, Reply};
+use crate::op::{Batch, Fetched, LeaseState, Leased, Op, Replies, Reply};
 use crate::ttl::Ttl;
 
 /// The answers to a batch that is not atomic.
 pub(super) fn separate(batch: &Batch, values: Vec<Value>) -> Result<Replies> {
-    if values.len() != batch.ops().len() {
+    if values.len() != batch.ops().iter().map(width).sum::<usize>() {
         return Err(unexpected());
     }
-    Ok(Replies::many(batch.ops().iter().zip(values).map(|(op, value)| decode(op, value)).collect()))
+    let mut values = values.into_iter();
+    let answers = batch.ops().iter().map(|op| match op {
+        Op::Fetch { keys } => {
+            let times: Vec<Value> = values.by_ref().take(keys.len()).collect();
+            fetched(times, values.next().unwrap_or(Value::Nil))
+        }
+        op => decode(op, values.next().unwrap_or(Value::Nil)),
+    });
+    Ok(Replies::many(answers.collect()))
 }
 
 /// The answers to an atomic batch: what EXEC gave.
@@ -25,13 +36,77 @@ pub(super) fn transaction(batch: &Batch, mut values: Vec<Value>) -> Result<Repli
     }
 }
 
+/// The answers to a read with times.
+fn fetched(times: Vec<Value>, found: Value) -> Result<Reply> {
+    if let Value::ServerError(error) = &found {
+        return Err(failure::refused(error));
+    }
+    let values = if times.len() == 1 { vec![found] } else { elements(found)? };
+    if values.len() != times.len() {
+        return Err(unexpected());
+    }
+    let pairs = times.iter().zip(values).map(|(time, value)| pair(time, value));
+    Ok(Reply::Fetched(pairs.collect::<Result<_>>()?))
+}
+
+fn pair(time: &Value, value: Value) -> Result<Fetched> {
+    if let Value::ServerError(error) = time {
+        return Err(failure::refused(error));
+    }
+    let ttl = Ttl::from_millis(integer(time)?);
+    Ok(match optional(value)? {
+        // Gone since its time was read, or of another type.
+        None => Fetched::MISSING,
+        // Written since its time was read: whoever keeps it is told of that.
+        Some(value) if ttl == Ttl::Missing => {
+            Fetched { value: Some(value), ttl: Ttl::Remaining(Duration::ZERO) }
+        }
+        Some(value) => Fetched { value: Some(value), ttl },
+    })
+}
+
+fn leased(value: Value) -> Result<Leased> {
+    let mut parts = elements(value)?.into_iter();
+    let (Some(value), Some(left), Some(state), Some(more), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(unexpected());
+    };
+    let found = pair(&left, value)?;
+    let lease = match integer(&state)? {
+        0 => LeaseState::NotAsked,
+        1 => LeaseState::Granted { digest: Some(bytes(more)?).filter(|_| found.value.is_some()) },
+        _ => {
+            let left = u64::try_from(integer(&more)?).unwrap_or(0);
+            LeaseState::Held { remaining: Duration::from_millis(left) }
+        }
+    };
+    Ok(Leased { found, lease })
+}
+
+fn filled(value: Value) -> Result<Reply> {
+    let mut parts = elements(value)?.into_iter();
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(Value::Int(1)), None, None) => {
+            Ok(Reply::Filled { accepted: true, found: Fetched::MISSING })
+        }
+        (Some(Value::Int(0)), Some(value), Some(left)) => {
+            Ok(Reply::Filled { accepted: false, found: pair(&left, value)? })
+        }
+        _ => Err(unexpected()),
+    }
+}
+
 /// The answer to one operation.
 pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
     if let Value::ServerError(error) = &value {
         return Err(failure::refused(error));
     }
     match op {
-        Op::Ping => done(value),
+        Op::Ping | Op::Overwrite { .. } => done(value),
+        Op::Fetch { .. } => Err(unexpected()),
+        Op::Lease { .. } => leased(value).map(Reply::Leased),
+        Op::Fill { .. } => filled(value),
         Op::Get { .. } | Op::HashGet { .. } | Op::ListPop { .. } => {
             optional(value).map(Reply::Value)
         }
@@ -56,6 +131,7 @@ pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
         | Op::HashSet { .. }
         | Op::HashDelete { .. }
         | Op::Acquire { .. }
+        | Op::Renew { .. }
         | Op::Release { .. } => integer(&value).map(|number| Reply::Bool(number > 0)),
         Op::Ttl { .. } => integer(&value).map(Ttl::from_millis).map(Reply::Ttl),
         Op::HashGetAll { .. } => pairs(value).map(Reply::Pairs),
