@@ -9,6 +9,8 @@ use crate::op::{Batch, OP_KINDS, OP_NAMES, Op, Replies, Reply};
 
 mod cells;
 mod histogram;
+mod reads;
+pub(crate) use reads::{Read, ReadRecorder};
 mod table;
 
 use cells::Striped;
