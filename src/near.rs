@@ -1,144 +1,308 @@
-//! stub for the moment
-use crate::error::Result;
+//! The near cache: decoded values in this process, kept true by what the store tells. It does no I/O.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use tokio::time::Instant;
+
+use self::marks::{Mark, Marks};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::op::Vouch;
-use crate::stats::ReadRecorder;
+use crate::stats::{Cause, ReadRecorder};
 use crate::store::{InvalidationSink, Sweeping};
-use std::any::Any;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-use tokio::time::Instant;
-type V = Arc<dyn Any + Send + Sync>;
-struct E {
-    value: Option<V>,
+
+mod marks;
+
+/// What an entry takes beside its key and its encoded value: a slot in the table (about 120 bytes with the free
+/// ones), the entry itself (112), and what its three allocations cost. Decoded values are counted by the length of
+/// their encoding, which is about what structs of numbers and texts take.
+const ENTRY_OVERHEAD: u64 = 320;
+
+/// The table makes room for entries of this size from the start, and grows if they are smaller.
+const BYTES_PER_EXPECTED_ENTRY: u64 = 2048;
+
+type Table = Cache<Bytes, Arc<Entry>, Weight, DefaultHashBuilder>;
+
+/// The near cache of a client.
+pub(crate) struct Near {
+    shared: Arc<Common>,
+    max_bytes: u64,
+    // Set with the first room: before, writers need not mark anything.
+    used: AtomicBool,
+    // What is left for the rooms without a budget of their own, and their table.
+    left: Mutex<Left>,
+}
+
+struct Left {
+    bytes: u64,
+    table: Option<Arc<Table>>,
+}
+
+/// What rooms, readers and writers share.
+struct Common {
+    marks: Marks<Mutex<marks::Stripe>>,
+    tables: RwLock<Vec<Arc<Table>>>,
+    // Why a vouch ended last.
+    swept: AtomicU8,
+}
+
+struct Entry {
+    // Nothing: it is remembered that there is nothing.
+    value: Option<Arc<dyn Any + Send + Sync>>,
     expires: Instant,
-    fresh: Option<Instant>,
+    fresh_until: Option<Instant>,
     since: Instant,
     vouch: Vouch,
+    bytes: u64,
+    reads: Arc<ReadRecorder>,
 }
-#[derive(Default)]
-struct T {
-    entries: HashMap<Vec<u8>, E>,
-    marks: HashMap<Vec<u8>, u64>,
-    writing: HashMap<Vec<u8>, usize>,
-    next: u64,
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Bytes, Arc<Entry>> for Weight {
+    fn weight(&self, key: &Bytes, entry: &Arc<Entry>) -> u64 {
+        ENTRY_OVERHEAD + key.len() as u64 + entry.bytes
+    }
 }
-pub(crate) struct Near(Arc<Mutex<T>>, std::sync::atomic::AtomicBool);
-pub(crate) struct Room(Arc<Mutex<T>>);
+
+/// The part of the near cache that is a namespace's.
+pub(crate) struct Room {
+    shared: Arc<Common>,
+    table: Arc<Table>,
+    reads: Arc<ReadRecorder>,
+}
+
+/// A value that was near.
 pub(crate) struct Hit<T> {
+    /// Nothing: it is remembered that there is nothing.
     pub(crate) value: Option<Arc<T>>,
+    /// Until when it is fresh; nothing for as long as it is here.
     pub(crate) fresh_until: Option<Instant>,
+    /// Since when it is here.
     pub(crate) since: Instant,
 }
-pub(crate) struct Reading(Arc<Mutex<T>>, Vec<u8>, u64);
-pub(crate) struct Writing<'a>(&'a Near, Vec<Vec<u8>>);
+
+/// A read in flight, whose answer may be kept unless its key changes before.
+pub(crate) struct Reading {
+    shared: Arc<Common>,
+    table: Arc<Table>,
+    reads: Arc<ReadRecorder>,
+    mark: Mark,
+}
+
+/// Own writes in flight: what they write is not near from their beginning to their end.
+pub(crate) struct Writing<'a> {
+    near: &'a Near,
+    keys: Vec<Bytes>,
+}
+
 impl Near {
-    pub(crate) fn new(_max: u64) -> Self {
-        Self(Arc::default(), false.into())
-    }
-    pub(crate) fn is_used(&self) -> bool {
-        self.1.load(std::sync::atomic::Ordering::Relaxed)
-    }
-    pub(crate) fn room(self: &Arc<Self>, _max: Option<u64>, _r: Arc<ReadRecorder>) -> Result<Room> {
-        self.1.store(true, std::sync::atomic::Ordering::Relaxed);
-        Ok(Room(self.0.clone()))
-    }
-    pub(crate) fn writing<'a, 'k>(
-        &'a self,
-        keys: impl IntoIterator<Item = &'k Key>,
-    ) -> Writing<'a> {
-        let keys: Vec<Vec<u8>> = keys.into_iter().map(|k| k.as_bytes().to_vec()).collect();
-        let mut t = self.0.lock().unwrap();
-        for k in &keys {
-            t.entries.remove(k);
-            t.marks.remove(k);
-            *t.writing.entry(k.clone()).or_default() += 1;
+    /// A near cache that holds at most so many bytes.
+    pub(crate) fn new(max_bytes: u64) -> Self {
+        Self {
+            shared: Arc::new(Common {
+                marks: Marks::new(),
+                tables: RwLock::default(),
+                swept: AtomicU8::new(Cause::Lost as u8),
+            }),
+            max_bytes,
+            used: AtomicBool::new(false),
+            left: Mutex::new(Left { bytes: max_bytes, table: None }),
         }
-        drop(t);
-        Writing(self, keys)
+    }
+
+    /// Whether anything can be near.
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// A room, with a budget of its own or sharing what is left.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] if so much is not left.
+    pub(crate) fn room(&self, max_bytes: Option<u64>, reads: Arc<ReadRecorder>) -> Result<Room> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = match (max_bytes, &left.table) {
+            (None, Some(table)) => Arc::clone(table),
+            (None, None) => {
+                let table = self.table(left.bytes);
+                left.table = Some(Arc::clone(&table));
+                table
+            }
+            (Some(bytes), _) => {
+                if bytes > left.bytes {
+                    return Err(Error::new(
+                        ErrorKind::Config,
+                        format!(
+                            "near_max_bytes is {bytes}, and {} of the client's {} are left; raise the client's",
+                            left.bytes, self.max_bytes
+                        ),
+                    ));
+                }
+                left.bytes -= bytes;
+                if let Some(table) = &left.table {
+                    table.set_capacity(left.bytes);
+                }
+                self.table(bytes)
+            }
+        };
+        self.used.store(true, Ordering::SeqCst);
+        Ok(Room { shared: Arc::clone(&self.shared), table, reads })
+    }
+
+    /// Marks keys that are about to be written. Until it is dropped nothing of them is kept.
+    pub(crate) fn writing<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Writing<'_> {
+        let keys: Vec<Bytes> = keys.into_iter().map(|key| key.bytes().clone()).collect();
+        for key in &keys {
+            self.shared.marks.begin_write(key, || self.shared.remove(key, Cause::OwnWrite));
+        }
+        Writing { near: self, keys }
+    }
+
+    fn table(&self, max_bytes: u64) -> Arc<Table> {
+        let expected = usize::try_from(max_bytes / BYTES_PER_EXPECTED_ENTRY).unwrap_or(usize::MAX);
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(expected.max(16))
+            .weight_capacity(max_bytes)
+            .build()
+            .expect("both numbers that the options need are given");
+        let table = Arc::new(Cache::with_options(
+            options,
+            Weight,
+            DefaultHashBuilder::default(),
+            quick_cache::sync::DefaultLifecycle::default(),
+        ));
+        let mut tables = self.shared.tables.write().unwrap_or_else(PoisonError::into_inner);
+        tables.push(Arc::clone(&table));
+        table
     }
 }
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        let mut t = self.0.0.lock().unwrap();
-        for k in &self.1 {
-            t.entries.remove(k);
-            t.marks.remove(k);
-            let n = t.writing.get_mut(k).unwrap();
-            *n -= 1;
-            if *n == 0 {
-                t.writing.remove(k);
+
+impl InvalidationSink for Near {
+    fn changed(&self, key: &[u8]) {
+        if self.is_used() {
+            self.shared.marks.change(key, || self.shared.remove(key, Cause::Pushed));
+        }
+    }
+
+    /// Entries need no visit: their vouch has ended, and they go when they are come upon.
+    fn all_changed(&self, why: Sweeping) {
+        let cause = match why {
+            Sweeping::Flushed => Cause::Flushed,
+            Sweeping::Lost => Cause::Lost,
+        };
+        self.shared.swept.store(cause as u8, Ordering::Relaxed);
+        self.shared.marks.change_all();
+    }
+}
+
+impl Common {
+    fn remove(&self, key: &[u8], cause: Cause) {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        for table in tables.iter() {
+            if let Some((_, entry)) = table.remove(key) {
+                entry.reads.invalidated(cause);
             }
         }
     }
 }
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let shared = &self.near.shared;
+        for key in &self.keys {
+            shared.marks.end_write(key, || shared.remove(key, Cause::OwnWrite));
+        }
+    }
+}
+
 impl Room {
-    pub(crate) fn get<U: Send + Sync + 'static>(&self, key: &[u8], now: Instant) -> Option<Hit<U>> {
-        let t = self.0.lock().unwrap();
-        let e = t.entries.get(key)?;
-        if now >= e.expires || !e.vouch.holds() {
+    /// A value that is near, if it still holds. One lookup, one look at the vouch, and the caller's `now`.
+    pub(crate) fn get<T: Send + Sync + 'static>(&self, key: &[u8], now: Instant) -> Option<Hit<T>> {
+        let entry = self.table.get(key)?;
+        if !entry.vouch.holds() {
+            self.forget(key, &entry, Cause::from(self.shared.swept.load(Ordering::Relaxed)));
             return None;
         }
-        let value = match &e.value {
-            Some(v) => Some(v.clone().downcast().ok()?),
+        if now >= entry.expires {
+            self.forget(key, &entry, Cause::Expired);
+            return None;
+        }
+        let value = match &entry.value {
+            // Another type under the same key: not this caller's.
+            Some(value) => Some(Arc::clone(value).downcast().ok()?),
             None => None,
         };
-        Some(Hit { value, fresh_until: e.fresh, since: e.since })
+        Some(Hit { value, fresh_until: entry.fresh_until, since: entry.since })
     }
+
+    /// Marks a read that is about to be sent.
     pub(crate) fn begin(&self, key: &Key) -> Reading {
-        let mut t = self.0.lock().unwrap();
-        t.next += 1;
-        let id = t.next;
-        t.marks.insert(key.as_bytes().to_vec(), id);
-        Reading(self.0.clone(), key.as_bytes().to_vec(), id)
+        Reading {
+            shared: Arc::clone(&self.shared),
+            table: Arc::clone(&self.table),
+            reads: Arc::clone(&self.reads),
+            mark: self.shared.marks.begin_read(key.bytes()),
+        }
+    }
+
+    fn forget(&self, key: &[u8], entry: &Arc<Entry>, cause: Cause) {
+        if self.table.remove_if(key, |there| Arc::ptr_eq(there, entry)).is_some() {
+            entry.reads.invalidated(cause);
+        }
     }
 }
+
 impl Reading {
-    pub(crate) fn insert<U: Send + Sync + 'static>(
+    /// Keeps what was read, of `bytes` in its encoding, until `expires`. Answers whether it was kept: not if the key
+    /// changed meanwhile, is being written, or nobody vouches for it any more.
+    pub(crate) fn insert<T: Send + Sync + 'static>(
         self,
-        value: Option<Arc<U>>,
-        _bytes: usize,
+        value: Option<Arc<T>>,
+        bytes: usize,
         expires: Instant,
-        fresh: Option<Instant>,
+        fresh_until: Option<Instant>,
         vouch: &Vouch,
     ) -> bool {
-        let mut t = self.0.lock().unwrap();
-        if t.marks.get(&self.1) != Some(&self.2)
-            || t.writing.contains_key(&self.1)
-            || !vouch.holds()
-        {
-            return false;
-        }
-        t.entries.insert(
-            self.1.clone(),
-            E {
-                value: value.map(|v| v as V),
-                expires,
-                fresh,
-                since: Instant::now(),
-                vouch: vouch.clone(),
-            },
-        );
-        true
+        let entry = Entry {
+            value: value.map(|value| value as Arc<dyn Any + Send + Sync>),
+            expires,
+            fresh_until,
+            since: Instant::now(),
+            vouch: vouch.clone(),
+            bytes: bytes as u64,
+            reads: Arc::clone(&self.reads),
+        };
+        self.shared.marks.finish_read(&self.mark, || {
+            // Looked at under the same lock as changes are told: one that was not told yet ends the vouch
+            // before it is.
+            if vouch.holds() {
+                self.table.insert(self.mark.key().clone(), Arc::new(entry));
+                return true;
+            }
+            false
+        })
     }
 }
+
 impl Drop for Reading {
     fn drop(&mut self) {
-        let mut t = self.0.lock().unwrap();
-        if t.marks.get(&self.1) == Some(&self.2) {
-            t.marks.remove(&self.1);
-        }
+        self.shared.marks.give_up(&self.mark);
     }
 }
-impl InvalidationSink for Near {
-    fn changed(&self, key: &[u8]) {
-        let mut t = self.0.lock().unwrap();
-        t.entries.remove(key);
-        t.marks.remove(key);
-    }
-    fn all_changed(&self, _w: Sweeping) {
-        let mut t = self.0.lock().unwrap();
-        t.entries.clear();
-        t.marks.clear();
+
+impl fmt::Debug for Near {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Near").field("max_bytes", &self.max_bytes).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

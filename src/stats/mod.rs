@@ -10,7 +10,7 @@ use crate::op::{Batch, OP_KINDS, OP_NAMES, Op, Replies, Reply};
 mod cells;
 mod histogram;
 mod reads;
-pub(crate) use reads::{Read, ReadRecorder};
+pub(crate) use reads::{Cause, Read, ReadRecorder};
 mod table;
 
 use cells::Striped;

@@ -29,3 +29,8 @@ impl super::Recorder {
         std::sync::Arc::new(ReadRecorder)
     }
 }
+
+#[derive(Clone, Copy)]
+pub(crate) enum Cause { Pushed, OwnWrite, Flushed, Lost, Expired }
+impl From<u8> for Cause { fn from(n: u8) -> Self { [Self::Pushed, Self::OwnWrite, Self::Flushed, Self::Lost, Self::Expired][n as usize] } }
+impl ReadRecorder { pub(crate) fn invalidated(&self, _c: Cause) {} #[cfg(test)] pub(crate) fn new() -> Self { Self } }
