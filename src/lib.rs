@@ -58,7 +58,9 @@ pub use lock::{LockId, LockOptions};
 pub use namespace::{Namespace, NamespaceBuilder};
 pub use op::{Direction, Presence};
 pub use secrecy::{ExposeSecret, SecretString};
-pub use stats::{Latency, NO_PREFIX, NamespaceStats, OTHER, OperationStats, Stats};
+pub use stats::{
+    Invalidations, Latency, NO_PREFIX, NamespaceStats, OTHER, OperationStats, ReadStats, Stats,
+};
 pub use ttl::{Expiry, Ttl};
 
 /// The Redis driver's side: sessions of your own for larder, and larder's sessions for what it does not

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -48,16 +48,14 @@ struct Left {
 struct Common {
     marks: Marks<Mutex<marks::Stripe>>,
     tables: RwLock<Vec<Arc<Table>>>,
-    // Why a vouch ended last.
-    swept: AtomicU8,
+    // Whether the last vouch that ended did so with the data, not with its connection.
+    flushed: AtomicBool,
 }
 
 struct Entry {
     // Nothing: it is remembered that there is nothing.
     value: Option<Arc<dyn Any + Send + Sync>>,
-    expires: Instant,
-    fresh_until: Option<Instant>,
-    since: Instant,
+    life: Life,
     vouch: Vouch,
     bytes: u64,
     reads: Arc<ReadRecorder>,
@@ -79,14 +77,22 @@ pub(crate) struct Room {
     reads: Arc<ReadRecorder>,
 }
 
+/// The times of a value.
+#[derive(Clone, Copy)]
+pub(crate) struct Life {
+    /// Since when it is stored, as far as that is known, else since when it was read.
+    pub(crate) since: Instant,
+    /// Until when it is fresh; nothing for as long as it is here.
+    pub(crate) fresh_until: Option<Instant>,
+    /// Until when it may be kept.
+    pub(crate) expires: Instant,
+}
+
 /// A value that was near.
 pub(crate) struct Hit<T> {
     /// Nothing: it is remembered that there is nothing.
     pub(crate) value: Option<Arc<T>>,
-    /// Until when it is fresh; nothing for as long as it is here.
-    pub(crate) fresh_until: Option<Instant>,
-    /// Since when it is here.
-    pub(crate) since: Instant,
+    pub(crate) life: Life,
 }
 
 /// A read in flight, whose answer may be kept unless its key changes before.
@@ -110,7 +116,7 @@ impl Near {
             shared: Arc::new(Common {
                 marks: Marks::new(),
                 tables: RwLock::default(),
-                swept: AtomicU8::new(Cause::Lost as u8),
+                flushed: AtomicBool::new(false),
             }),
             max_bytes,
             used: AtomicBool::new(false),
@@ -194,11 +200,7 @@ impl InvalidationSink for Near {
 
     /// Entries need no visit: their vouch has ended, and they go when they are come upon.
     fn all_changed(&self, why: Sweeping) {
-        let cause = match why {
-            Sweeping::Flushed => Cause::Flushed,
-            Sweeping::Lost => Cause::Lost,
-        };
-        self.shared.swept.store(cause as u8, Ordering::Relaxed);
+        self.shared.flushed.store(why == Sweeping::Flushed, Ordering::Relaxed);
         self.shared.marks.change_all();
     }
 }
@@ -228,10 +230,11 @@ impl Room {
     pub(crate) fn get<T: Send + Sync + 'static>(&self, key: &[u8], now: Instant) -> Option<Hit<T>> {
         let entry = self.table.get(key)?;
         if !entry.vouch.holds() {
-            self.forget(key, &entry, Cause::from(self.shared.swept.load(Ordering::Relaxed)));
+            let flushed = self.shared.flushed.load(Ordering::Relaxed);
+            self.forget(key, &entry, if flushed { Cause::Flushed } else { Cause::Lost });
             return None;
         }
-        if now >= entry.expires {
+        if now >= entry.life.expires {
             self.forget(key, &entry, Cause::Expired);
             return None;
         }
@@ -240,7 +243,7 @@ impl Room {
             Some(value) => Some(Arc::clone(value).downcast().ok()?),
             None => None,
         };
-        Some(Hit { value, fresh_until: entry.fresh_until, since: entry.since })
+        Some(Hit { value, life: entry.life })
     }
 
     /// Marks a read that is about to be sent.
@@ -261,21 +264,18 @@ impl Room {
 }
 
 impl Reading {
-    /// Keeps what was read, of `bytes` in its encoding, until `expires`. Answers whether it was kept: not if the key
+    /// Keeps what was read, of `bytes` in its encoding. Answers whether it was kept: not if the key
     /// changed meanwhile, is being written, or nobody vouches for it any more.
     pub(crate) fn insert<T: Send + Sync + 'static>(
         self,
         value: Option<Arc<T>>,
         bytes: usize,
-        expires: Instant,
-        fresh_until: Option<Instant>,
+        life: Life,
         vouch: &Vouch,
     ) -> bool {
         let entry = Entry {
             value: value.map(|value| value as Arc<dyn Any + Send + Sync>),
-            expires,
-            fresh_until,
-            since: Instant::now(),
+            life,
             vouch: vouch.clone(),
             bytes: bytes as u64,
             reads: Arc::clone(&self.reads),

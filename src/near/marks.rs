@@ -95,9 +95,10 @@ impl<L: Lock<Stripe>> Marks<L> {
     /// A read was answered: `keep` runs if the key neither changed meanwhile nor is being written.
     pub(super) fn finish_read(&self, mark: &Mark, keep: impl FnOnce() -> bool) -> bool {
         self.stripe(&mark.key).with(|stripe| {
-            let unchanged = stripe.0.get(&mark.key).is_some_and(|state| {
-                state.writers == 0 && state.readers.contains(&mark.number)
-            });
+            let unchanged = stripe
+                .0
+                .get(&mark.key)
+                .is_some_and(|state| state.writers == 0 && state.readers.contains(&mark.number));
             unchanged && keep()
         })
     }

@@ -94,6 +94,19 @@ pub struct Latency {
 }
 
 impl Latency {
+    pub(super) fn nothing() -> Self {
+        Self { count: 0, nanos: 0, longest: 0, buckets: vec![0; BUCKETS] }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.nanos += other.nanos;
+        self.longest = self.longest.max(other.longest);
+        for (sum, one) in self.buckets.iter_mut().zip(&other.buckets) {
+            *sum += one;
+        }
+    }
+
     /// How many were recorded.
     pub fn count(&self) -> u64 {
         self.count

@@ -1,7 +1,7 @@
 //! Counters and latencies: what is recorded, and the snapshot of it.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::Result;
 use crate::key::Key;
@@ -10,12 +10,13 @@ use crate::op::{Batch, OP_KINDS, OP_NAMES, Op, Replies, Reply};
 mod cells;
 mod histogram;
 mod reads;
-pub(crate) use reads::{Cause, Read, ReadRecorder};
 mod table;
 
 use cells::Striped;
 use histogram::Histogram;
 pub use histogram::Latency;
+pub(crate) use reads::{Cause, Read, ReadRecorder};
+pub use reads::{Invalidations, ReadStats};
 use table::Table;
 
 /// How many namespaces are counted apart; what comes later counts as [`OTHER`].
@@ -106,6 +107,11 @@ impl Recorder {
         }
     }
 
+    /// Where the reads of a namespace are counted. To be kept by who reads: finding it takes a search.
+    pub(crate) fn reads(&self, namespace: &[u8]) -> Arc<ReadRecorder> {
+        self.namespaces.slot(namespace).reads()
+    }
+
     fn operation(&self, index: usize) -> &Operation {
         self.operations[index].get_or_init(|| Operation::new(OP_NAMES[index]))
     }
@@ -170,7 +176,8 @@ impl Recorder {
                 OperationStats { calls: latency.count(), errors: operation.errors.sum(0), latency };
             Some((OP_NAMES[index], stats))
         });
-        Stats { operations: operations.collect(), namespaces: self.namespaces.snapshot() }
+        let (namespaces, reads) = self.namespaces.snapshot();
+        Stats { operations: operations.collect(), namespaces, reads }
     }
 }
 
@@ -204,6 +211,9 @@ pub struct Stats {
     /// By namespace, or by the key's part before the first `:`. At most 128 by default, with the
     /// rest under [`OTHER`].
     pub namespaces: BTreeMap<String, NamespaceStats>,
+    /// Where reads were answered from and which loads they caused, by namespace: of typed namespaces
+    /// and of [`get_or_load`](crate::CacheClient::get_or_load). Bounded as `namespaces` is.
+    pub reads: BTreeMap<String, ReadStats>,
 }
 
 /// The numbers of one operation.

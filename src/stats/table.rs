@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::cells::Striped;
-use super::{NamespaceStats, OTHER};
+use super::{NamespaceStats, OTHER, ReadRecorder, ReadStats};
 
 /// Names are shown up to this length.
 const SHOWN: usize = 64;
@@ -24,6 +24,8 @@ pub(super) struct Slot {
     name: Box<[u8]>,
     counters: Striped<5>,
     seen: [metrics::Counter; 5],
+    // Most namespaces are only counted by what the store is asked.
+    reads: OnceLock<Arc<ReadRecorder>>,
 }
 
 impl Slot {
@@ -41,6 +43,7 @@ impl Slot {
                 counter("larder_read_bytes_total"),
                 counter("larder_written_bytes_total"),
             ],
+            reads: OnceLock::new(),
         }
     }
 
@@ -71,6 +74,11 @@ impl Slot {
 
     pub(super) fn errors(&self, count: u64) {
         self.add(ERRORS, count);
+    }
+
+    /// Where its reads are counted.
+    pub(super) fn reads(&self) -> Arc<ReadRecorder> {
+        Arc::clone(self.reads.get_or_init(|| Arc::new(ReadRecorder::new(shown(&self.name)))))
     }
 }
 
@@ -140,8 +148,12 @@ impl Table {
         }
     }
 
-    pub(super) fn snapshot(&self) -> BTreeMap<String, NamespaceStats> {
+    /// The lines of the namespaces that counted something, and of those that counted reads.
+    pub(super) fn snapshot(
+        &self,
+    ) -> (BTreeMap<String, NamespaceStats>, BTreeMap<String, ReadStats>) {
         let mut all = BTreeMap::<String, NamespaceStats>::new();
+        let mut reads = BTreeMap::<String, ReadStats>::new();
         for slot in self.slots.iter().chain([&self.other]).filter_map(OnceLock::get) {
             // Names that differ behind what is shown share a line.
             let line = all.entry(shown(&slot.name)).or_default();
@@ -150,8 +162,16 @@ impl Table {
             line.errors += slot.counters.sum(ERRORS);
             line.bytes_read += slot.counters.sum(BYTES_READ);
             line.bytes_written += slot.counters.sum(BYTES_WRITTEN);
+            if let Some(recorder) = slot.reads.get() {
+                let line = reads.entry(shown(&slot.name)).or_insert_with(ReadStats::nothing);
+                recorder.add_to(line);
+            }
         }
-        all
+        // A namespace takes its place before anything happens in it.
+        all.retain(|_, line| *line != NamespaceStats::default());
+        let nothing = ReadStats::nothing();
+        reads.retain(|_, line| *line != nothing);
+        (all, reads)
     }
 }
 
@@ -193,7 +213,7 @@ mod tests {
         for name in ["a", "b", "c", "d", "e", "a"] {
             table.slot(name.as_bytes()).read(Some(10));
         }
-        let all = table.snapshot();
+        let (all, _) = table.snapshot();
         assert_eq!(all.len(), 4);
         assert_eq!(all["a"].hits, 2);
         assert_eq!(all[OTHER].hits, 2);
@@ -212,7 +232,7 @@ mod tests {
                     });
                 }
             });
-            let all = table.snapshot();
+            let (all, _) = table.snapshot();
             assert_eq!((all.len(), all["a"].misses), (1, 4));
         }
     }
@@ -226,13 +246,13 @@ mod tests {
             assert_eq!(shown, name.chars().take(SHOWN).collect::<String>());
         }
         table.slot(&[0xff; 1_000_000]).read(None);
-        assert!(table.snapshot().keys().all(|name| name.len() <= 4 * SHOWN));
+        assert!(table.snapshot().0.keys().all(|name| name.len() <= 4 * SHOWN));
     }
 
     #[test]
     fn a_name_cannot_reach_a_terminal_with_its_control_characters() {
         let table = Table::new(3);
         table.slot(b"\x1b[31m").read(None);
-        assert!(table.snapshot().keys().all(|name| !name.contains('\x1b')));
+        assert!(table.snapshot().0.keys().all(|name| !name.contains('\x1b')));
     }
 }

@@ -28,8 +28,8 @@ impl Family {
         if hit.value.is_none() && !takes_nothing {
             return None;
         }
-        self.reads.age(now.saturating_duration_since(hit.since));
-        let fresh = hit.fresh_until.map(|until| until.saturating_duration_since(now));
+        self.reads.age(now.saturating_duration_since(hit.life.since));
+        let fresh = hit.life.fresh_until.map(|until| until.saturating_duration_since(now));
         let stale = fresh.is_some_and(|left| left.is_zero()) && !self.options.grace.is_zero();
         let from = if stale { ReadFrom::Stale } else { ReadFrom::Near };
         let answer = Answer { value: hit.value, from };

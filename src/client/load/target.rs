@@ -15,7 +15,7 @@ use crate::codec::{Shape, decode_json, encode_json};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Terms;
-use crate::near::{Reading, Room};
+use crate::near::{Life, Reading, Room};
 use crate::op::{Batch, Fetched, Lane, Op, Vouch};
 use crate::stats::{Read, ReadRecorder};
 use crate::ttl::{Expiry, Ttl};
@@ -117,23 +117,29 @@ impl Family {
             }
         };
         let fresh = self.fresh_for(found.ttl);
+        let age = self.options.ttl.zip(fresh).map(|(ttl, left)| ttl.saturating_sub(left));
         if let (Some(reading), Some(vouch)) = (reading, vouch) {
             let cap = sent + self.options.near_ttl;
             let expires = match found.ttl {
                 Ttl::Remaining(left) => (sent + left).min(cap),
                 _ => cap,
             };
-            let fresh_until = fresh.map(|left| sent + left);
-            reading.insert(value.clone(), bytes.len(), expires, fresh_until, vouch);
+            let life = Life {
+                since: age.and_then(|age| sent.checked_sub(age)).unwrap_or(sent),
+                fresh_until: fresh.map(|left| sent + left),
+                expires,
+            };
+            reading.insert(value.clone(), bytes.len(), life, vouch);
         }
         if value.is_none() && !takes_nothing {
             return Ok(Seen::Unfit);
         }
         let due = self.is_due(fresh);
-        if let (Some(ttl), Some(fresh)) = (self.options.ttl, fresh) {
-            self.reads.age(ttl.saturating_sub(fresh));
+        if let Some(age) = age {
+            self.reads.age(age);
         }
-        let stale = fresh.is_some_and(|left| left.is_zero());
+        let graceful = !self.options.grace.is_zero();
+        let stale = graceful && fresh.is_some_and(|left| left.is_zero());
         let from = if stale { ReadFrom::Stale } else { ReadFrom::Shared };
         let answer = Answer { value, from };
         Ok(if due { Seen::Due(answer) } else { Seen::Fresh(answer) })
