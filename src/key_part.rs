@@ -1,9 +1,13 @@
 //! Parts of keys, joined so that different parts never give the same key.
 
+use std::cell::Cell;
 use std::fmt::Write;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+
+/// A buffer for keys that grew larger is let go.
+const MOST_KEPT: usize = 4096;
 
 /// What a [`Namespace`](crate::Namespace) takes as a key: text, bytes, an integer, a UUID, or a tuple of
 /// up to four of them.
@@ -74,23 +78,40 @@ impl KeyWriter {
         _ = write!(Into(&mut self.key), "{part}");
     }
 
-    pub(crate) fn finish(self) -> Result<Key> {
+    fn check(&self) -> Result<()> {
         if self.empty || self.parts == 0 {
             return Err(Error::new(ErrorKind::InvalidInput, "a part of the key is empty"));
         }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Result<Key> {
+        self.check()?;
         Key::from_bytes(self.key.into())
     }
 }
 
-/// stub
+/// Builds a key for as long as `look` looks at it, in a buffer that is used again: a hit of the near cache allocates
+/// nothing.
 pub(crate) fn with_key<K: KeyParts + ?Sized, R>(
     prefix: &str,
     key: &K,
-    f: impl FnOnce(&[u8]) -> Option<R>,
-) -> Result<Option<R>> {
-    let mut writer = KeyWriter::new(prefix);
+    look: impl FnOnce(&[u8]) -> R,
+) -> Result<R> {
+    thread_local! {
+        static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    }
+    // Taken, not borrowed: the parts may be written by code that builds keys itself.
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    buffer.extend_from_slice(prefix.as_bytes());
+    let mut writer = KeyWriter { key: buffer, parts: 0, empty: false };
     key.write(&mut writer);
-    Ok(f(writer.finish()?.as_bytes()))
+    let done = writer.check().map(|()| look(&writer.key));
+    if writer.key.capacity() <= MOST_KEPT {
+        BUFFER.set(writer.key);
+    }
+    done
 }
 
 impl KeyParts for str {

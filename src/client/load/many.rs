@@ -69,6 +69,10 @@ where
     }
 }
 
+/// The flights that a call leads, and those that it follows, each with its key's place.
+type Leaders<T> = Vec<(usize, Leader<Answer<T>>)>;
+type Followers<T> = Vec<(usize, Follower<Answer<T>>)>;
+
 /// A key that is to be loaded.
 struct Want<T> {
     at: usize,
@@ -159,11 +163,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     }
 
     /// Boards a flight for each key.
-    fn board(
-        &mut self,
-        pending: &[usize],
-        loads: bool,
-    ) -> (Vec<(usize, Leader<Answer<T>>)>, Vec<(usize, Follower<Answer<T>>)>) {
+    fn board(&mut self, pending: &[usize], loads: bool) -> (Leaders<T>, Followers<T>) {
         let (mut leaders, mut followers) = (Vec::new(), Vec::new());
         let (within, kind) = (self.frames.flights(), if loads { Kind::Load } else { Kind::Lookup });
         for at in pending.iter().copied() {
@@ -192,7 +192,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     /// Looks into the store for all keys whose flights this call leads. Answers what is to be loaded.
     async fn look(
         &mut self,
-        leaders: Vec<(usize, Leader<Answer<T>>)>,
+        leaders: Leaders<T>,
         due: Vec<(usize, Answer<T>)>,
         loads: bool,
     ) -> Vec<Want<T>> {
@@ -510,7 +510,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     }
 
     /// Waits for the flights that others lead.
-    async fn wait(&mut self, followers: Vec<(usize, Follower<Answer<T>>)>) {
+    async fn wait(&mut self, followers: Followers<T>) {
         for (at, follower) in followers {
             let landed = if runtime::is_here() {
                 timeout_at(self.limit, follower.landed()).await
