@@ -120,13 +120,11 @@ impl fmt::Debug for MemoryStore {
 
 impl Store for MemoryStore {
     fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
-        let tracked = *batch.lane() != Lane::Data;
+        let vouched;
         let replies = {
             let space = &mut *self.lock();
             let clock = space.clock();
-            if tracked {
-                space.start_telling();
-            }
+            vouched = batch.lane() != &Lane::Data && space.start_telling();
             match batch.ops() {
                 [op] => Replies::one(ops::execute(space, &clock, op)),
                 many => {
@@ -134,7 +132,7 @@ impl Store for MemoryStore {
                 }
             }
         };
-        let replies = if tracked { replies.vouched(self.vouch.clone()) } else { replies };
+        let replies = if vouched { replies.vouched(self.vouch.clone()) } else { replies };
         Box::pin(future::ready(Ok(replies)))
     }
 

@@ -65,9 +65,10 @@ impl Space {
         self.sinks.push(sink);
     }
 
-    /// From now on, tells the sinks of every change.
-    pub(super) fn start_telling(&mut self) {
-        self.telling = true;
+    /// From now on, tells the sinks of every change. Whether there are any.
+    pub(super) fn start_telling(&mut self) -> bool {
+        self.telling = !self.sinks.is_empty();
+        self.telling
     }
 
     pub(super) fn tell_all(&self, why: Sweeping) {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use self::command::Request;
 use self::link::{Link, Live};
 use super::url::{RedisTarget, Target};
-use super::{Capabilities, Store, runtime};
+use super::{Capabilities, InvalidationSink, Store, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
 
@@ -138,6 +138,8 @@ impl Store for RedisStore {
     fn capabilities(&self) -> Capabilities {
         Capabilities { shared: true, outlives_process: true, tracking: false }
     }
+
+    fn on_invalidation(&self, _sink: Arc<dyn InvalidationSink>) {}
 
     fn close(&self) -> BoxFuture<'static, ()> {
         if let Source::Own { links, .. } = &*self.0 {

@@ -199,6 +199,7 @@ fn nobody_is_told_before_somebody_reads_over_a_tracked_lane() {
     assert!(heard.take().is_empty());
     let plain = store.run(Batch::one("test", fetch("k"))).now_or_never().unwrap().unwrap();
     assert!(plain.vouch().is_none());
+    assert!(tracked(&MemoryStore::new(), fetch("k")).vouch().is_none(), "without a sink");
     for lane in [Lane::Tracked, Lane::Broadcast("k".into())] {
         let batch = Batch::one("test", fetch("k")).on(lane);
         let replies = store.run(batch).now_or_never().unwrap().unwrap();
