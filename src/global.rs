@@ -1,6 +1,6 @@
 //! The client of the whole process: set up once, used from anywhere.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -9,7 +9,7 @@ use crate::client::CacheClient;
 use crate::config::CacheConfig;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Op, Replies};
-use crate::store::{Capabilities, Store};
+use crate::store::{Capabilities, InvalidationSink, Store};
 
 /// How long [`close`] waits for calls in flight: they end at their own deadlines, one second unless
 /// told otherwise, and an orchestrator gives a process about 10 to 30 seconds to end.
@@ -201,6 +201,10 @@ impl Store for Late {
 
     fn capabilities(&self) -> Capabilities {
         current().map_or_else(|_| Capabilities::default(), |client| client.capabilities())
+    }
+
+    fn on_invalidation(&self, _sink: Arc<dyn InvalidationSink>) {
+        // Nothing is read through this handle: that is done by the client that it stands for, which has sinks.
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use larder::op::{Batch, Op, Replies, Reply};
-use larder::store::{Capabilities, Store};
+use larder::store::{Capabilities, InvalidationSink, Store};
 use larder::testing::RedisServer;
 use larder::{CacheClient, CacheConfig, ErrorKind, Outcome};
 use tokio::runtime::{Builder, Runtime};
@@ -341,4 +341,6 @@ impl Store for Slow {
     fn capabilities(&self) -> Capabilities {
         Capabilities::default()
     }
+
+    fn on_invalidation(&self, _sink: Arc<dyn InvalidationSink>) {}
 }

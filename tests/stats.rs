@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use larder::op::{Batch, Replies};
-use larder::store::{Capabilities, MemoryStore, Store};
+use larder::store::{Capabilities, InvalidationSink, MemoryStore, Store};
 use larder::{CacheClient, Direction, ErrorKind, NO_PREFIX, OTHER, Presence};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
@@ -26,6 +26,10 @@ impl Store for Slow {
 
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
+    }
+
+    fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {
+        self.0.on_invalidation(sink);
     }
 }
 

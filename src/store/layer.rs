@@ -1,8 +1,10 @@
 //! Layers: the wrappers that a client puts around its store.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
-use super::{Capabilities, Store};
+use super::{Capabilities, InvalidationSink, Store};
 use crate::error::Result;
 use crate::op::{Batch, Replies};
 
@@ -30,6 +32,10 @@ impl<L: Layer> Store for Stack<L> {
 
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
+    }
+
+    fn on_invalidation(&self, _sink: Arc<dyn InvalidationSink>) {
+        // The client registers its sinks with the store below its layers.
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

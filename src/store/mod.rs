@@ -69,10 +69,9 @@ pub trait Store: Send + Sync + 'static {
     /// What this store can do beyond the operations.
     fn capabilities(&self) -> Capabilities;
 
-    /// Registers who is told of changes. A store that cannot tell keeps no sink and gives no vouch.
-    fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {
-        drop(sink);
-    }
+    /// Registers who is told of changes. A store that cannot tell keeps no sink and gives no vouch; one that wraps
+    /// another hands the sink on, because it hands the vouches on as well.
+    fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>);
 
     /// Has the lane [`Broadcast`](crate::op::Lane::Broadcast) of a prefix tell of changes under it. Called before the
     /// lane is used.
@@ -92,7 +91,8 @@ pub trait Store: Send + Sync + 'static {
     }
 }
 
-/// Who is told of changes: synchronously, in the order of the wire, so it must not block.
+/// Who is told of changes: synchronously, in the order of the wire, so it must not block, and must not
+/// call the store.
 pub trait InvalidationSink: Send + Sync + 'static {
     /// This key changed.
     fn changed(&self, key: &[u8]);

@@ -104,7 +104,7 @@ fn as_unknown(error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use bytes::Bytes;
     use futures_util::future::BoxFuture;
@@ -112,6 +112,7 @@ mod tests {
     use super::*;
     use crate::key::Key;
     use crate::op::{Op, Reply};
+    use crate::store::InvalidationSink;
 
     /// Gives the answers of a script, one an attempt.
     struct Scripted(Mutex<VecDeque<Result<Replies>>>);
@@ -126,6 +127,8 @@ mod tests {
         fn capabilities(&self) -> Capabilities {
             Capabilities::default()
         }
+
+        fn on_invalidation(&self, _sink: Arc<dyn InvalidationSink>) {}
     }
 
     fn unavailable(outcome: Outcome) -> Result<Replies> {

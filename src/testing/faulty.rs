@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
-use crate::store::{Capabilities, Store};
+use crate::store::{Capabilities, InvalidationSink, Store};
 
 /// What becomes of a batch that is chosen to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +182,10 @@ impl<S: Store> Store for Faulty<S> {
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {
+        self.inner.on_invalidation(sink);
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -46,7 +46,7 @@ pub(super) struct Entry {
     pub(super) size: u64,
     /// The millisecond of the store's clock at which it is gone.
     pub(super) expires: Option<NonZeroU64>,
-    /// A lock: whoever was told that he holds it relies on it until it expires.
+    /// A lock or a lease: whoever was told that he holds it relies on it until it expires.
     pub(super) pinned: bool,
 }
 
@@ -109,6 +109,8 @@ pub(super) struct Eviction;
 pub(super) struct Writing {
     pub(super) key: Option<Key>,
     pub(super) lost: Option<Entry>,
+    /// The other keys that were evicted, if somebody wants to know.
+    pub(super) evicted: Option<Vec<Key>>,
 }
 
 impl Lifecycle<Key, Entry> for Eviction {
@@ -121,6 +123,8 @@ impl Lifecycle<Key, Entry> for Eviction {
     fn on_evict(&self, writing: &mut Writing, key: Key, entry: Entry) {
         if writing.key.as_ref() == Some(&key) {
             writing.lost = Some(entry);
+        } else if let Some(evicted) = &mut writing.evicted {
+            evicted.push(key);
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 
-use super::{Capabilities, Store};
+use super::{Capabilities, InvalidationSink, Store, Sweeping};
 use crate::error::Result;
-use crate::op::{Batch, Replies};
+use crate::op::{Batch, Lane, Replies, Vouch};
 
 mod entry;
 mod ops;
@@ -24,9 +24,9 @@ use space::Space;
 /// what is needed beside them (256 bytes an entry, 128 an expiry, 224 a field of a hash, 80 an
 /// element of a list), so that the budget is about what the process really grows by. When the budget is full, entries that are used the least make room (CLOCK-PRO: a scan
 /// does not drive out what is used often). Three things never happen: a write that was
-/// acknowledged is missing right afterwards because of its own size, a lock is evicted before it
+/// acknowledged is missing right afterwards because of its own size, a lock or a lease is evicted before it
 /// expires, and an entry that is larger than the budget disappears silently. What does not fit
-/// (31/32 of the budget, less the locks) is refused with
+/// (31/32 of the budget, less locks and leases) is refused with
 /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory), and the old value stays.
 ///
 /// Expired entries are never answered, and later writes give back their bytes; there is no
@@ -39,6 +39,9 @@ use space::Space;
 /// Batches run one after the other under one lock, so every batch is atomic. A scan answers
 /// everything at once.
 ///
+/// Sinks are told of every change under that lock, so they must not call the store; from the first batch
+/// over a tracked lane on, not before. An expiry is told when a later operation meets it.
+///
 /// ```
 /// use std::sync::Arc;
 /// use larder::store::{MemoryStore, Store};
@@ -48,6 +51,7 @@ use space::Space;
 /// ```
 pub struct MemoryStore {
     space: Mutex<Space>,
+    vouch: Vouch,
 }
 
 impl MemoryStore {
@@ -61,7 +65,7 @@ impl MemoryStore {
 
     /// An empty store with a budget of its own, in bytes. Nothing is reserved beforehand.
     pub fn with_max_bytes(max_bytes: u64) -> Self {
-        Self { space: Mutex::new(Space::new(max_bytes)) }
+        Self { space: Mutex::new(Space::new(max_bytes)), vouch: Vouch::new() }
     }
 
     /// How many entries there are.
@@ -116,9 +120,11 @@ impl fmt::Debug for MemoryStore {
 
 impl Store for MemoryStore {
     fn run(&self, batch: Batch) -> BoxFuture<'static, Result<Replies>> {
+        let vouched;
         let replies = {
             let space = &mut *self.lock();
             let clock = space.clock();
+            vouched = batch.lane() != &Lane::Data && space.start_telling();
             match batch.ops() {
                 [op] => Replies::one(ops::execute(space, &clock, op)),
                 many => {
@@ -126,10 +132,21 @@ impl Store for MemoryStore {
                 }
             }
         };
+        let replies = if vouched { replies.vouched(self.vouch.clone()) } else { replies };
         Box::pin(future::ready(Ok(replies)))
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        Capabilities { tracking: true, ..Capabilities::default() }
+    }
+
+    fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {
+        self.lock().add_sink(sink);
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.vouch.end();
+        self.lock().tell_all(Sweeping::Lost);
+        Box::pin(future::ready(()))
     }
 }

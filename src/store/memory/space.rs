@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use quick_cache::unsync::Cache;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use super::entry::{ENTRY_OVERHEAD, EXPIRY_OVERHEAD, Entry, Eviction, Weight, Writing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::store::{InvalidationSink, Sweeping};
 use crate::ttl::{Expiry, Ttl};
 
 /// How many expired entries a write clears away. More than the one that it can add, so that a
@@ -34,6 +36,10 @@ pub(super) struct Space {
     largest: u64,
     pinned: u64,
     epoch: Instant,
+    sinks: Vec<Arc<dyn InvalidationSink>>,
+    /// Whether anything was read that the sinks are to be told about: without a near cache and without waiters,
+    /// a write pays for nothing but this question.
+    telling: bool,
 }
 
 impl Space {
@@ -50,6 +56,29 @@ impl Space {
             largest: max_bytes - max_bytes.div_ceil(32),
             pinned: 0,
             epoch: Instant::now(),
+            sinks: Vec::new(),
+            telling: false,
+        }
+    }
+
+    pub(super) fn add_sink(&mut self, sink: Arc<dyn InvalidationSink>) {
+        self.sinks.push(sink);
+    }
+
+    /// From now on, tells the sinks of every change. Whether there are any.
+    pub(super) fn start_telling(&mut self) -> bool {
+        self.telling = !self.sinks.is_empty();
+        self.telling
+    }
+
+    pub(super) fn tell_all(&self, why: Sweeping) {
+        self.sinks.iter().for_each(|sink| sink.all_changed(why));
+    }
+
+    /// To be called once the change is made, so that whoever is told and reads again sees it.
+    fn tell(&self, key: &Key) {
+        if self.telling {
+            self.sinks.iter().for_each(|sink| sink.changed(key.as_bytes()));
         }
     }
 
@@ -87,7 +116,8 @@ impl Space {
     }
 
     /// Changes an entry, if there is one, and removes it if nothing is left in it. `change` is
-    /// told how large the content may become, and must leave it alone if that is not enough.
+    /// told how large the content may become, and must leave it alone if that is not enough. Unless it
+    /// fails, the sinks are told of a change, needed or not.
     pub(super) fn change<R>(
         &mut self,
         key: &Key,
@@ -120,6 +150,9 @@ impl Space {
                 self.admit(key, entry);
             }
         }
+        if changed.is_ok() {
+            self.tell(key);
+        }
         Some(changed)
     }
 
@@ -129,6 +162,7 @@ impl Space {
         self.pinned += entry.pinned_weight(key);
         self.schedule(key, entry.expires);
         self.admit(key.clone(), entry);
+        self.tell(key);
         Ok(())
     }
 
@@ -183,19 +217,22 @@ impl Space {
     fn take(&mut self, key: &Key) -> Option<Entry> {
         let (_, entry) = self.cache.remove(key)?;
         self.pinned -= entry.pinned_weight(key);
+        self.tell(key);
         Some(entry)
     }
 
     /// Inserts what is known to fit. A write that was acknowledged is there: whatever has to go to
     /// make room, it is not the entry itself.
     fn admit(&mut self, key: Key, entry: Entry) {
-        let mut writing = Writing { key: Some(key.clone()), lost: None };
+        let evicted = self.telling.then(Vec::new);
+        let mut writing = Writing { key: Some(key.clone()), lost: None, evicted };
         self.cache.insert_with_lifecycle(key, entry, &mut writing);
-        if let (Some(key), Some(entry)) = (writing.key, writing.lost) {
+        if let (Some(key), Some(entry)) = (writing.key.take(), writing.lost.take()) {
             // The cache had remembered the key from earlier, and made room after inserting it.
             // That memory is used up, so now it makes room first.
-            self.cache.insert(key, entry);
+            self.cache.insert_with_lifecycle(key, entry, &mut writing);
         }
+        writing.evicted.iter().flatten().for_each(|key| self.tell(key));
     }
 }
 

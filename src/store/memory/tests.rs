@@ -12,6 +12,8 @@ use crate::op::{Batch, Direction, Op, Reply};
 use crate::store::Store;
 use crate::ttl::{Expiry, Ttl};
 
+mod changes;
+
 fn run(store: &MemoryStore, op: Op) -> Result<Reply> {
     let done = store.run(Batch::one("test", op)).now_or_never().expect("the store never waits");
     done.and_then(|replies| replies.into_one())
