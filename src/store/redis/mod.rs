@@ -270,8 +270,6 @@ impl Store for RedisStore {
         self.told().map_or(Ok(()), |told| told.broadcast(prefix))
     }
 
-    fn on_invalidation(&self, _sink: Arc<dyn InvalidationSink>) {}
-
     fn close(&self) -> BoxFuture<'static, ()> {
         if let Some(told) = self.told() {
             told.close();
