@@ -12,7 +12,7 @@ use super::{CacheClient, Inner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::Op;
 use crate::stats::{MAX_NAMESPACES, Recorder};
-use crate::store::redis::{CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
+use crate::store::redis::{AnyProvider, CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
 use crate::store::url::{self, Target};
 use crate::store::{Context, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store, Wakeups};
 
@@ -41,6 +41,7 @@ const MOST_NAMESPACES: usize = 1 << 16;
 pub struct Builder {
     url: Option<SecretString>,
     store: Option<Made>,
+    tracking: Option<SecretString>,
     deadline: Option<Duration>,
     connect_timeout: Option<Duration>,
     connections: Option<usize>,
@@ -63,6 +64,7 @@ const CONNECT: Setting = ("connect_timeout", |builder| builder.connect_timeout.i
 enum Made {
     Store(Arc<dyn Store>),
     Redis(RedisStore),
+    Provider(Box<dyn AnyProvider>),
 }
 
 impl Builder {
@@ -70,6 +72,7 @@ impl Builder {
         Self {
             url: None,
             store: None,
+            tracking: None,
             deadline: None,
             connect_timeout: None,
             connections: None,
@@ -96,7 +99,15 @@ impl Builder {
 
     /// Sessions of your own, in place of a URL.
     pub fn provider(mut self, provider: impl SessionProvider) -> Self {
-        self.store = Some(Made::Redis(RedisStore::over(provider)));
+        self.store = Some(Made::Provider(Box::new(provider)));
+        self
+    }
+
+    /// The server that sessions of your own lead to, by its URL: connections of larder's own tell from there what
+    /// changed. Without it nothing is kept near, and who waits looks again from time to time. Defaults to
+    /// none.
+    pub fn tracking(mut self, url: impl Into<String>) -> Self {
+        self.tracking = Some(SecretString::from(url.into()));
         self
     }
 
@@ -202,6 +213,12 @@ impl Builder {
         if self.store.is_some() {
             self.idle(&[MAX_BYTES, CONNECTIONS_SET, CONNECT], "a store or provider", &mut mistakes);
         }
+        if self.tracking.is_some() && !matches!(self.store, Some(Made::Provider(_))) {
+            mistakes.push(
+                "tracking has an effect on a session provider alone; leave it out".to_owned(),
+            );
+        }
+        self.provided(&mut mistakes);
         let target = match &self.url {
             None => Some(Target::Memory { max_bytes: None }),
             Some(url) => match Target::parse(url.expose_secret()) {
@@ -231,6 +248,35 @@ impl Builder {
         let client = self.build()?;
         client.one("connect", Op::Ping).await?.into_done()?;
         Ok(client)
+    }
+
+    /// The store over a provider, with what tells of changes beside it.
+    fn provided(&mut self, mistakes: &mut Vec<String>) {
+        let provider = match self.store.take() {
+            Some(Made::Provider(provider)) => provider,
+            other => {
+                self.store = other;
+                return;
+            }
+        };
+        let told = self.tracking.as_ref().map(|url| Target::parse(url.expose_secret()));
+        let redis = match told {
+            None => RedisStore::over_any(provider),
+            Some(Ok(Target::Redis(target))) => {
+                let patience = self.connect_timeout.or(target.options.connect_timeout);
+                let patience = patience.unwrap_or(CONNECT_TIMEOUT);
+                RedisStore::over_and_told(provider, target, patience)
+            }
+            Some(Ok(Target::Memory { .. })) => {
+                mistakes.push("the tracking URL names no server".to_owned());
+                return;
+            }
+            Some(Err(error)) => {
+                mistakes.push(format!("the tracking URL: {}", error.detail()));
+                return;
+            }
+        };
+        self.store = Some(Made::Redis(redis));
     }
 
     /// Settings that mean nothing to the store at hand are mistakes: who set them expected something.
@@ -270,11 +316,11 @@ impl Builder {
                 if !mistakes.is_empty() {
                     return;
                 }
-                let connections = wanted.unwrap_or(CONNECTIONS).min(most.unwrap_or(usize::MAX));
+                let connections = wanted.unwrap_or(CONNECTIONS);
                 let connect_timeout =
                     self.connect_timeout.or(options.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
                 self.store =
-                    Some(Made::Redis(RedisStore::to(target, connections, connect_timeout)));
+                    Some(Made::Redis(RedisStore::to(target, connections, most, connect_timeout)));
             }
         }
     }
@@ -284,10 +330,14 @@ impl Builder {
         let recorder = Arc::new(Recorder::new(self.max_namespaces));
         let (bottom, redis): (Arc<dyn Store>, _) = match self.store {
             Some(Made::Redis(redis)) => (Arc::new(redis.clone()), Some(redis)),
+            Some(Made::Provider(provider)) => {
+                let redis = RedisStore::over_any(provider);
+                (Arc::new(redis.clone()), Some(redis))
+            }
             Some(Made::Store(store)) => (store, None),
             None => (Arc::new(MemoryStore::new()), None),
         };
-        let capabilities = bottom.capabilities();
+        let told = Arc::clone(&bottom);
         let coherence = Arc::new(Coherence::new(self.near_max_bytes.unwrap_or(NEAR_MAX_BYTES)));
         let wakeups = Arc::new(Wakeups::default());
         bottom.on_invalidation(Arc::clone(&coherence) as _);
@@ -305,7 +355,7 @@ impl Builder {
         };
         let path = ReadPath::new(
             Arc::clone(&store),
-            capabilities,
+            told,
             coherence,
             wakeups,
             Arc::clone(&recorder),

@@ -87,7 +87,7 @@ impl CacheClient {
         // Never read through: that is done by the client that it stands for.
         let path = ReadPath::new(
             Arc::clone(&store),
-            Capabilities::default(),
+            Arc::clone(&store),
             Arc::new(Coherence::new(0)),
             Arc::new(Wakeups::default()),
             Arc::clone(&recorder),

@@ -73,6 +73,17 @@ pub trait Store: Send + Sync + 'static {
     /// another hands the sink on, because it hands the vouches on as well.
     fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>);
 
+    /// Has the lane [`Broadcast`](crate::op::Lane::Broadcast) of a prefix tell of changes under it. Called before the
+    /// lane is used.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if that cannot be, since prefixes overlap or connections
+    /// are bounded.
+    fn broadcast(&self, prefix: &Arc<str>) -> Result<()> {
+        _ = prefix;
+        Ok(())
+    }
+
     /// Lets go of connections. May be called more than once. A client refuses calls from then on by itself,
     /// so a store need not.
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -124,6 +135,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {
         (**self).on_invalidation(sink);
+    }
+
+    fn broadcast(&self, prefix: &Arc<str>) -> Result<()> {
+        (**self).broadcast(prefix)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

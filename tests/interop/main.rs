@@ -56,7 +56,11 @@ fn methods() -> BTreeSet<String> {
     const NO_DATA: [&str; 6] = ["connect", "ping", "session", "close", "run", "stats"];
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeSet::new();
-    let client = std::fs::read_dir(src.join("client")).unwrap().map(|entry| entry.unwrap().path());
+    let client = std::fs::read_dir(src.join("client"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .chain([src.join("client/load/mod.rs")]);
     for (file, of) in
         client.map(|file| (file, "")).chain([(src.join("namespace.rs"), "namespace.")])
     {

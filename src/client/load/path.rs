@@ -11,9 +11,9 @@ use crate::client::coherence::Coherence;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::near::Room;
-use crate::op::Batch;
+use crate::op::{Batch, Lane};
 use crate::stats::{ReadRecorder, Recorder};
-use crate::store::{Capabilities, Store, Wakeups};
+use crate::store::{Store, Wakeups};
 
 /// How many loads of a client run at once unless it is told otherwise: an origin that was sized for some
 /// hundred connections shall survive an empty cache.
@@ -22,13 +22,14 @@ pub(crate) const MAX_LOADS: usize = 256;
 /// What all reads of a client share.
 pub(crate) struct ReadPath {
     pub(super) store: Arc<dyn Store>,
+    // The store at the bottom, which tells of changes.
+    told: Arc<dyn Store>,
     pub(super) coherence: Arc<Coherence>,
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) loads: Semaphore,
     pub(super) breaker: Breaker,
     pub(super) recent: Recent,
     recorder: Arc<Recorder>,
-    tracking: bool,
     // One for each namespace, whoever makes it: two views of the same keys share what is near.
     rooms: Mutex<HashMap<Arc<str>, Arc<Room>>>,
 }
@@ -36,7 +37,7 @@ pub(crate) struct ReadPath {
 impl ReadPath {
     pub(crate) fn new(
         store: Arc<dyn Store>,
-        capabilities: Capabilities,
+        told: Arc<dyn Store>,
         coherence: Arc<Coherence>,
         wakeups: Arc<Wakeups>,
         recorder: Arc<Recorder>,
@@ -44,13 +45,13 @@ impl ReadPath {
     ) -> Self {
         Self {
             store,
+            told,
             coherence,
             wakeups,
             loads: Semaphore::new(max_loads.min(Semaphore::MAX_PERMITS)),
             breaker: Breaker::default(),
             recent: Recent::default(),
             recorder,
-            tracking: capabilities.tracking,
             rooms: Mutex::default(),
         }
     }
@@ -78,13 +79,17 @@ impl ReadPath {
         &self,
         namespace: &Arc<str>,
         max_bytes: Option<u64>,
+        lane: &Lane,
     ) -> Result<Option<Arc<Room>>> {
-        if !self.tracking {
+        if !self.told.capabilities().tracking {
             tracing::warn!(
                 target: "larder",
                 "the store cannot tell of changes: the near cache is off; give the builder a tracking URL"
             );
             return Ok(None);
+        }
+        if let Lane::Broadcast(prefix) = lane {
+            self.told.broadcast(prefix)?;
         }
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(room) = rooms.get(namespace) {

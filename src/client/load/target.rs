@@ -90,7 +90,8 @@ impl Family {
             store: Arc::clone(&self.path.store),
             name: self.name,
             label: self.label.clone(),
-            lane: self.lane.clone(),
+            // Not by broadcast: the lease stands under another prefix, and has to be told as well.
+            lane: Lane::Tracked,
             // Checked with the other options.
             term: Expiry::new(self.options.lease).unwrap_or_else(|_| unreachable!()),
         }

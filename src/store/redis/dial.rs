@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::failure;
 use super::gather::{Gather, Pulse};
+use super::track::{self, Tracker, Tracking};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::url::{Address, RedisTarget};
 
@@ -33,33 +34,49 @@ pub(super) struct Dialled {
     pub(super) connection: MultiplexedConnection,
     pub(super) driver: Driver,
     pub(super) pulse: Arc<Pulse>,
+    /// What it vouches for, if it tells of changes.
+    pub(super) tracker: Option<Arc<Tracker>>,
 }
 
 /// Connects and shakes hands: RESP3 if the server speaks it, else RESP2.
-pub(super) async fn dial(target: &RedisTarget) -> Result<Dialled> {
-    match open(target, ProtocolVersion::RESP3).await {
+pub(super) async fn dial(target: &RedisTarget, tracking: Option<&Tracking>) -> Result<Dialled> {
+    match open(target, ProtocolVersion::RESP3, tracking).await {
+        // Only RESP3 can tell of changes.
+        Err(error)
+            if tracking.is_some()
+                && !matches!(error.kind(), ErrorKind::Auth | ErrorKind::Unavailable) =>
+        {
+            Err(match error.kind() {
+                ErrorKind::Unsupported => error,
+                _ => track::refused("the server does not speak RESP3"),
+            })
+        }
         // A server or proxy that does not know HELLO says so, or answers what is no answer to it.
         Err(error) if !matches!(error.kind(), ErrorKind::Auth | ErrorKind::Unavailable) => {
             tracing::debug!(target: "larder", "RESP3 refused, trying RESP2");
-            open(target, ProtocolVersion::RESP2).await
+            open(target, ProtocolVersion::RESP2, None).await
         }
         opened => opened,
     }
 }
 
-async fn open(target: &RedisTarget, protocol: ProtocolVersion) -> Result<Dialled> {
+async fn open(
+    target: &RedisTarget,
+    protocol: ProtocolVersion,
+    tracking: Option<&Tracking>,
+) -> Result<Dialled> {
     match &target.address {
         Address::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port))
                 .await
                 .map_err(|error| unreachable(target, error))?;
             set_options(&stream).map_err(|error| unreachable(target, error))?;
-            shake_hands(target, protocol, stream).await
+            shake_hands(target, protocol, tracking, stream).await
         }
         Address::Unix(path) => {
             let stream =
                 UnixStream::connect(path).await.map_err(|error| unreachable(target, error))?;
-            shake_hands(target, protocol, stream).await
+            shake_hands(target, protocol, tracking, stream).await
         }
     }
 }
@@ -76,6 +93,7 @@ fn set_options(stream: &TcpStream) -> std::io::Result<()> {
 async fn shake_hands<S>(
     target: &RedisTarget,
     protocol: ProtocolVersion,
+    tracking: Option<&Tracking>,
     stream: S,
 ) -> Result<Dialled>
 where
@@ -92,14 +110,29 @@ where
         info = info.set_password(password.expose_secret());
     }
     // The driver's own timeouts are off: one deadline is kept, above.
-    let config = AsyncConnectionConfig::new()
+    let mut config = AsyncConnectionConfig::new()
         .set_response_timeout(None)
         .set_connection_timeout(None)
         .set_pipeline_buffer_size(WRITER_QUEUE);
+    let tracker = tracking.map(|tracking| Arc::new(Tracker::new(Arc::clone(&tracking.sinks))));
+    if let Some(tracker) = &tracker {
+        let tracker = Arc::clone(tracker);
+        config = config.set_push_sender(move |info| {
+            tracker.pushed(&info);
+            Ok::<(), ()>(())
+        });
+    }
     let pulse = Arc::<Pulse>::default();
     let stream = Gather::new(stream, Arc::clone(&pulse));
     match MultiplexedConnection::new_with_config(&info, stream, config).await {
-        Ok((connection, driver)) => Ok(Dialled { connection, driver: Box::pin(driver), pulse }),
+        Ok((mut connection, driver)) => {
+            let mut driver: Driver = Box::pin(driver);
+            if let Some(tracking) = tracking {
+                // Published only after that: what is read before is not tracked.
+                track::switch_on(tracking, &mut connection, &mut driver).await?;
+            }
+            Ok(Dialled { connection, driver, pulse, tracker })
+        }
         Err(error) if failure::is_wrong_database(&error) => Err(Error::new(
             ErrorKind::Config,
             format!(

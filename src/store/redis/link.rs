@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use super::dial::{Dialled, Driver, dial};
 use super::gather::Pulse;
+use super::track::{Tracker, Tracking};
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::op::Vouch;
 use crate::store::url::RedisTarget;
 
 /// Pauses between attempts: doubling from the first to the last, up to half of each left to chance.
@@ -20,6 +22,12 @@ use crate::store::url::RedisTarget;
 /// is back is noticed within half a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a call waits for a tracked connection before it goes over another one: some round trips.
+const SOON: Duration = Duration::from_millis(100);
+
+/// A server that refuses to tell of changes is asked again after this time: somebody may have changed its ACL.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// A connection that dies sooner counts as a failed attempt: a server that accepts and hangs up
 /// shall not be hammered.
@@ -36,6 +44,7 @@ pub(super) struct Link(Arc<Shared>);
 
 struct Shared {
     target: Arc<RedisTarget>,
+    tracking: Option<Tracking>,
     connect_timeout: Duration,
     state: Mutex<State>,
     // Ticks whenever `state` changed in a way that waiters want to know.
@@ -60,12 +69,25 @@ struct State {
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) tracker: Option<Arc<Tracker>>,
     since: Instant,
 }
 
 impl Live {
     fn is_up(&self) -> bool {
         self.pulse.is_up()
+    }
+
+    /// What it vouches for from now on, if it tells of changes.
+    pub(super) fn vouch(&self) -> Option<Vouch> {
+        self.tracker.as_ref().map(|tracker| tracker.vouch())
+    }
+
+    /// Nobody relies on it any more.
+    fn let_go(&self) {
+        if let Some(tracker) = &self.tracker {
+            tracker.lost();
+        }
     }
 }
 
@@ -77,9 +99,14 @@ enum Look {
 }
 
 impl Link {
-    pub(super) fn new(target: Arc<RedisTarget>, connect_timeout: Duration) -> Self {
+    pub(super) fn new(
+        target: Arc<RedisTarget>,
+        connect_timeout: Duration,
+        tracking: Option<Tracking>,
+    ) -> Self {
         Self(Arc::new(Shared {
             target,
+            tracking,
             connect_timeout,
             state: Mutex::new(State {
                 live: None,
@@ -104,6 +131,20 @@ impl Link {
     pub(super) fn dial(&self) {
         let seen = self.0.state().attempts;
         self.look(seen);
+    }
+
+    /// The connection, waiting for it for as long as a healthy server takes: not at all if it was just refused
+    /// or could not be reached.
+    pub(super) async fn soon(&self, deadline: Option<Instant>) -> Option<Live> {
+        if let Some(live) = self.current() {
+            return Some(live);
+        }
+        if Instant::now() < self.0.state().not_before {
+            return None;
+        }
+        let soon = Instant::now() + SOON;
+        let until = deadline.map_or(soon, |deadline| deadline.min(soon));
+        self.get(Some(until)).await.ok()
     }
 
     /// The connection, waiting for it until `deadline` if it is down.
@@ -151,8 +192,11 @@ impl Link {
     pub(super) fn close(&self) {
         let mut state = self.0.state();
         state.closed = true;
-        state.live = None;
+        let live = state.live.take();
         drop(state);
+        if let Some(live) = live {
+            live.let_go();
+        }
         self.0.changed.send_replace(());
     }
 
@@ -186,6 +230,15 @@ impl Link {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The task of a tracked connection does not end by itself.
+        if let Some(live) = self.state().live.take() {
+            live.let_go();
+        }
+    }
+}
+
 impl Shared {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         // Nothing that can panic runs under this lock.
@@ -197,6 +250,7 @@ impl State {
     /// The published connection is gone.
     fn lost(&mut self) {
         let Some(live) = self.live.take() else { return };
+        live.let_go();
         if live.since.elapsed() >= STABLE_AFTER {
             self.failures = 0;
             self.not_before = Instant::now();
@@ -272,7 +326,8 @@ impl Dialling {
             let not_before = self.0.state().not_before;
             tokio::time::sleep_until(not_before).await;
             // A runtime without IO panics, and would do so at once again for as long as somebody waits.
-            let dialled = AssertUnwindSafe(dial(&self.0.target)).catch_unwind();
+            let dialled = dial(&self.0.target, self.0.tracking.as_ref());
+            let dialled = AssertUnwindSafe(dialled).catch_unwind();
             let attempt = tokio::time::timeout(self.0.connect_timeout, dialled).await;
             let done = match attempt {
                 Ok(Ok(Ok(dialled))) => self.publish(dialled),
@@ -302,11 +357,12 @@ impl Dialling {
         }
     }
 
-    fn publish(&self, Dialled { connection, driver, pulse }: Dialled) -> bool {
+    fn publish(&self, Dialled { connection, driver, pulse, tracker }: Dialled) -> bool {
         let mut state = self.0.state();
         if !state.closed {
-            tokio::spawn(drive(driver, Ended(Arc::clone(&pulse))));
-            state.live = Some(Live { connection, pulse, since: Instant::now() });
+            let ended = Ended { pulse: Arc::clone(&pulse), tracker: tracker.clone() };
+            tokio::spawn(drive(driver, connection.clone(), ended));
+            state.live = Some(Live { connection, pulse, tracker, since: Instant::now() });
             state.last_error = None;
         }
         true
@@ -317,6 +373,10 @@ impl Dialling {
         tracing::debug!(target: "larder", %error, "cannot connect");
         let mut state = self.0.state();
         state.backs_off();
+        if error.kind() == ErrorKind::Unsupported {
+            state.not_before = Instant::now() + REFUSED_PAUSE;
+            tracing::warn!(target: "larder", %error, "no changes are told: nothing is kept near, and waits poll");
+        }
         state.attempts += 1;
         state.last_error = Some(error);
         state.closed || !waiting_helps || self.0.waiting.load(Ordering::SeqCst) == 0
@@ -331,14 +391,27 @@ impl Drop for Dialling {
 }
 
 /// Says that a connection's driver ended, whether by itself or with its runtime.
-struct Ended(Arc<Pulse>);
+struct Ended {
+    pulse: Arc<Pulse>,
+    tracker: Option<Arc<Tracker>>,
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.end();
+        self.pulse.end();
+        if let Some(tracker) = &self.tracker {
+            tracker.lost();
+        }
     }
 }
 
-async fn drive(driver: Driver, _ended: Ended) {
-    driver.await;
+async fn drive(driver: Driver, connection: MultiplexedConnection, ended: Ended) {
+    match &ended.tracker {
+        Some(tracker) => tracker.drive(driver, connection).await,
+        None => {
+            // The driver ends when nobody can send any more.
+            drop(connection);
+            driver.await;
+        }
+    }
 }

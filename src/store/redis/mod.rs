@@ -2,8 +2,8 @@
 //! this folder holds Lua.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -13,10 +13,11 @@ use tokio::time::Instant;
 
 use self::command::Request;
 use self::link::{Link, Live};
+use self::track::{Sinks, Tracking};
 use super::url::{RedisTarget, Target};
 use super::{Capabilities, InvalidationSink, Store, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::op::{Batch, Replies};
+use crate::op::{Batch, Lane, Replies};
 
 mod command;
 mod dial;
@@ -26,10 +27,11 @@ mod link;
 mod reply;
 mod scripts;
 mod session;
+mod track;
 
 #[cfg(feature = "bb8")]
 pub use session::Bb8Session;
-pub(crate) use session::no_session;
+pub(crate) use session::{AnyProvider, no_session};
 pub use session::{Session, SessionProvider, Shared};
 
 /// How many connections a client opens. One carries hundreds of tasks, since it is multiplexed. With two,
@@ -46,22 +48,109 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct RedisStore(Arc<Source>);
 
 enum Source {
-    Own { links: Vec<Link>, next: AtomicUsize, target: Arc<RedisTarget>, patience: Duration },
-    Injected(Box<dyn session::AnyProvider>),
+    Own {
+        links: Vec<Link>,
+        next: AtomicUsize,
+        target: Arc<RedisTarget>,
+        patience: Duration,
+        told: Option<Told>,
+    },
+    Injected {
+        provider: Box<dyn session::AnyProvider>,
+        told: Option<Told>,
+    },
+}
+
+/// The connections that tell of changes. Each is made when it is first used.
+struct Told {
+    target: Arc<RedisTarget>,
+    patience: Duration,
+    sinks: Arc<Sinks>,
+    // Tells of changes to what is read over it.
+    keyed: Link,
+    // Each tells of changes under a prefix.
+    prefixed: Mutex<Vec<(Arc<str>, Link)>>,
+    most_prefixed: usize,
+}
+
+impl Told {
+    fn new(target: Arc<RedisTarget>, patience: Duration, most_prefixed: usize) -> Self {
+        let sinks = Arc::<Sinks>::default();
+        let tracking = Tracking { sinks: Arc::clone(&sinks), prefix: None };
+        let keyed = Link::new(Arc::clone(&target), patience, Some(tracking));
+        Self { target, patience, sinks, keyed, prefixed: Mutex::default(), most_prefixed }
+    }
+
+    fn prefixed(&self) -> MutexGuard<'_, Vec<(Arc<str>, Link)>> {
+        // Nothing that can panic runs under this lock.
+        self.prefixed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection of a lane.
+    fn link(&self, lane: &Lane) -> Option<Link> {
+        match lane {
+            Lane::Data => None,
+            Lane::Tracked => Some(self.keyed.clone()),
+            Lane::Broadcast(prefix) => {
+                let prefixed = self.prefixed();
+                prefixed.iter().find(|(of, _)| of == prefix).map(|(_, link)| link.clone())
+            }
+        }
+    }
+
+    fn broadcast(&self, prefix: &Arc<str>) -> Result<()> {
+        let mut prefixed = self.prefixed();
+        if prefixed.iter().any(|(of, _)| of == prefix) {
+            return Ok(());
+        }
+        if prefixed.iter().any(|(of, _)| of.starts_with(&**prefix) || prefix.starts_with(&**of)) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "the prefix overlaps with that of another namespace that is told by broadcast; rename one of them",
+            ));
+        }
+        if prefixed.len() >= self.most_prefixed {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "broadcast needs one more connection than max_connections allows; raise it",
+            ));
+        }
+        let tracking =
+            Tracking { sinks: Arc::clone(&self.sinks), prefix: Some(Arc::clone(prefix)) };
+        let link = Link::new(Arc::clone(&self.target), self.patience, Some(tracking));
+        prefixed.push((Arc::clone(prefix), link));
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.keyed.close();
+        self.prefixed().iter().for_each(|(_, link)| link.close());
+    }
 }
 
 impl RedisStore {
     /// A store over `connections` connections of its own, which are opened when they are first used.
-    pub(crate) fn to(target: RedisTarget, connections: usize, connect_timeout: Duration) -> Self {
+    /// Of at most `most` in all, one tells of changes, unless it would be the only one.
+    pub(crate) fn to(
+        target: RedisTarget,
+        connections: usize,
+        most: Option<usize>,
+        connect_timeout: Duration,
+    ) -> Self {
         let target = Arc::new(target);
-        let links = (0..connections.max(1))
-            .map(|_| Link::new(Arc::clone(&target), connect_timeout))
+        let most = most.unwrap_or(usize::MAX);
+        let connections = connections.min(most.saturating_sub(1)).max(1);
+        let links = (0..connections)
+            .map(|_| Link::new(Arc::clone(&target), connect_timeout, None))
             .collect();
+        let told = (most > 1)
+            .then(|| Told::new(Arc::clone(&target), connect_timeout, most - connections - 1));
         Self(Arc::new(Source::Own {
             links,
             next: AtomicUsize::new(0),
             target,
             patience: connect_timeout,
+            told,
         }))
     }
 
@@ -76,7 +165,7 @@ impl RedisStore {
             Target::Redis(target) => {
                 let connections = target.options.connections.unwrap_or(CONNECTIONS);
                 let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
-                Ok(Self::to(target, connections, patience))
+                Ok(Self::to(target, connections, None, patience))
             }
             Target::Memory { .. } => {
                 Err(Error::new(ErrorKind::Config, "the URL names the embedded store, not a server"))
@@ -84,9 +173,29 @@ impl RedisStore {
         }
     }
 
-    /// A store over injected sessions.
+    /// A store over injected sessions, which cannot tell of changes.
     pub fn over(provider: impl SessionProvider) -> Self {
-        Self(Arc::new(Source::Injected(Box::new(provider))))
+        Self::over_any(Box::new(provider))
+    }
+
+    pub(crate) fn over_any(provider: Box<dyn AnyProvider>) -> Self {
+        Self(Arc::new(Source::Injected { provider, told: None }))
+    }
+
+    /// A store over injected sessions, and connections of its own that tell of changes.
+    pub(crate) fn over_and_told(
+        provider: Box<dyn AnyProvider>,
+        target: RedisTarget,
+        connect_timeout: Duration,
+    ) -> Self {
+        let told = Told::new(Arc::new(target), connect_timeout, usize::MAX);
+        Self(Arc::new(Source::Injected { provider, told: Some(told) }))
+    }
+
+    fn told(&self) -> Option<&Told> {
+        match &*self.0 {
+            Source::Own { told, .. } | Source::Injected { told, .. } => told.as_ref(),
+        }
     }
 
     /// A session, for what larder does not offer.
@@ -100,7 +209,7 @@ impl RedisStore {
                 let live = links[0].get(Instant::now().checked_add(*patience)).await?;
                 Ok(Session::new(live.connection))
             }
-            Source::Injected(provider) => provider.session().await,
+            Source::Injected { provider, .. } => provider.session().await,
         }
     }
 }
@@ -113,7 +222,7 @@ impl fmt::Debug for RedisStore {
                 .field("address", &format_args!("{}", target.address))
                 .field("connections", &links.len())
                 .finish(),
-            Source::Injected(_) => f.write_str("RedisStore(injected sessions)"),
+            Source::Injected { .. } => f.write_str("RedisStore(injected sessions)"),
         }
     }
 }
@@ -122,12 +231,24 @@ impl Store for RedisStore {
     fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
         Box::pin(async move {
             runtime::check("a Redis store")?;
+            if *batch.lane() != Lane::Data
+                && let Some(link) = self.told().and_then(|told| told.link(batch.lane()))
+                && let Some(live) = link.soon(batch.deadline()).await
+            {
+                // Taken before anything is sent: what changes from now on is told to who keeps the answer.
+                let vouch = live.vouch();
+                let replies = run_on_own(&batch, &link, live).await?;
+                return Ok(match vouch {
+                    Some(vouch) => replies.vouched(vouch),
+                    None => replies,
+                });
+            }
             match &*self.0 {
                 Source::Own { links, next, .. } => {
                     let (link, live) = connection(links, next, batch.deadline()).await?;
                     run_on_own(&batch, link, live).await
                 }
-                Source::Injected(provider) => {
+                Source::Injected { provider, .. } => {
                     let mut session = provider.session().await?;
                     send(&batch, &mut session).await
                 }
@@ -136,12 +257,23 @@ impl Store for RedisStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { shared: true, outlives_process: true, tracking: false }
+        Capabilities { shared: true, outlives_process: true, tracking: self.told().is_some() }
     }
 
-    fn on_invalidation(&self, _sink: Arc<dyn InvalidationSink>) {}
+    fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {
+        if let Some(told) = self.told() {
+            told.sinks.add(sink);
+        }
+    }
+
+    fn broadcast(&self, prefix: &Arc<str>) -> Result<()> {
+        self.told().map_or(Ok(()), |told| told.broadcast(prefix))
+    }
 
     fn close(&self) -> BoxFuture<'static, ()> {
+        if let Some(told) = self.told() {
+            told.close();
+        }
         if let Source::Own { links, .. } = &*self.0 {
             links.iter().for_each(Link::close);
         }

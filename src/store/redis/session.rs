@@ -156,7 +156,7 @@ impl fmt::Debug for Session {
 passes_through!(Session);
 
 /// A provider whose type is forgotten.
-pub(super) trait AnyProvider: Send + Sync {
+pub(crate) trait AnyProvider: Send + Sync {
     fn session(&self) -> BoxFuture<'_, Result<Session>>;
 }
 

@@ -77,7 +77,8 @@ impl<K: ?Sized, T> Namespace<K, T> {
 
     fn look_up(&self, client: &CacheClient) -> Result<Family> {
         let path = client.path();
-        let room = if self.near { path.room(&self.name, self.near_max_bytes)? } else { None };
+        let room =
+            if self.near { path.room(&self.name, self.near_max_bytes, &self.lane)? } else { None };
         Ok(Family {
             path: Arc::clone(path),
             name: "get",

@@ -1,0 +1,166 @@
+//! Tracked connections: what the server tells of changes, and for how long it can be relied on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, PushInfo, PushKind, Value};
+use tokio::sync::Notify;
+
+use super::dial::Driver;
+use super::failure;
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::op::Vouch;
+use crate::store::{InvalidationSink, Sweeping};
+
+/// How often a tracked connection is asked whether it is still there, and how long it may take to answer. A peer that
+/// is gone without a word tells of no change: what it vouched for is served for at most the sum of both.
+const PING_EVERY: Duration = Duration::from_secs(1);
+const PING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Who is told of changes.
+#[derive(Default)]
+pub(super) struct Sinks(RwLock<Vec<Arc<dyn InvalidationSink>>>);
+
+impl Sinks {
+    pub(super) fn add(&self, sink: Arc<dyn InvalidationSink>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(sink);
+    }
+
+    fn each(&self, tell: impl Fn(&dyn InvalidationSink)) {
+        let sinks = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        sinks.iter().for_each(|sink| tell(&**sink));
+    }
+}
+
+/// Of which changes a connection is to tell.
+#[derive(Clone)]
+pub(super) struct Tracking {
+    pub(super) sinks: Arc<Sinks>,
+    /// Every key with this prefix; without one, what is read over the connection.
+    pub(super) prefix: Option<Arc<str>>,
+}
+
+/// What one tracked connection vouches for.
+pub(super) struct Tracker {
+    sinks: Arc<Sinks>,
+    vouch: Mutex<Vouch>,
+    lost: AtomicBool,
+    over: Notify,
+}
+
+impl Tracker {
+    pub(super) fn new(sinks: Arc<Sinks>) -> Self {
+        Self {
+            sinks,
+            vouch: Mutex::new(Vouch::new()),
+            lost: AtomicBool::new(false),
+            over: Notify::new(),
+        }
+    }
+
+    /// The promise for what is asked from now on.
+    pub(super) fn vouch(&self) -> Vouch {
+        self.current().clone()
+    }
+
+    /// What the server pushed. Called by the driver in the order of the wire, between replies.
+    pub(super) fn pushed(&self, info: &PushInfo) {
+        match info.kind {
+            PushKind::Invalidate => match info.data.first() {
+                Some(Value::Array(keys)) => {
+                    for key in keys {
+                        if let Value::BulkString(key) = key {
+                            self.sinks.each(|sink| sink.changed(key));
+                        }
+                    }
+                }
+                // The data was flushed; and whatever else it may say, nothing is certain any more.
+                _ => {
+                    let flushed = std::mem::take(&mut *self.current());
+                    flushed.end();
+                    self.sinks.each(|sink| sink.all_changed(Sweeping::Flushed));
+                }
+            },
+            PushKind::Disconnection => self.lost(),
+            _ => {}
+        }
+    }
+
+    /// The connection is gone, or is given up.
+    pub(super) fn lost(&self) {
+        if self.lost.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.current().end();
+        self.over.notify_one();
+        self.sinks.each(|sink| sink.all_changed(Sweeping::Lost));
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, Vouch> {
+        // Nothing that can panic runs under this lock.
+        self.vouch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves the connection's bytes for as long as it lives, and asks now and then whether it does.
+    pub(super) async fn drive(&self, driver: Driver, connection: MultiplexedConnection) {
+        let watch = async {
+            let ping = redis::cmd("PING");
+            loop {
+                tokio::time::sleep(PING_EVERY).await;
+                let mut connection = connection.clone();
+                let answer = connection.send_packed_command(&ping);
+                if !matches!(tokio::time::timeout(PING_PATIENCE, answer).await, Ok(Ok(_))) {
+                    tracing::debug!(target: "larder", "a tracked connection is silent, it is given up");
+                    return;
+                }
+            }
+        };
+        let watch = std::pin::pin!(watch);
+        let over = std::pin::pin!(self.over.notified());
+        select(driver, select(watch, over)).await;
+        self.lost();
+    }
+}
+
+/// Switches tracking on. The driver has to be polled for it: nobody does so yet.
+pub(super) async fn switch_on(
+    tracking: &Tracking,
+    connection: &mut MultiplexedConnection,
+    driver: &mut Driver,
+) -> Result<()> {
+    let mut command = Cmd::new();
+    command.arg("CLIENT").arg("TRACKING").arg("ON");
+    if let Some(prefix) = &tracking.prefix {
+        command.arg("BCAST").arg("PREFIX").arg(&**prefix);
+    }
+    let answer = std::pin::pin!(connection.send_packed_command(&command));
+    let answer = match select(driver, answer).await {
+        Either::Left(_) => {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the connection was lost before it was tracked",
+            )
+            .with_outcome(Outcome::NotSent));
+        }
+        Either::Right((answer, _)) => answer,
+    };
+    match answer {
+        Ok(Value::Okay) => Ok(()),
+        Ok(_) => Err(refused("the server refused CLIENT TRACKING")),
+        Err(error) => {
+            let error = failure::failed(&error, true);
+            if error.outcome() == Outcome::Rejected {
+                return Err(refused("the server refused CLIENT TRACKING"));
+            }
+            Err(error.with_outcome(Outcome::NotSent))
+        }
+    }
+}
+
+/// A server that does not track: the near cache is off, and waits look again from time to time.
+pub(super) fn refused(why: &'static str) -> Error {
+    Error::new(ErrorKind::Unsupported, why).with_outcome(Outcome::NotSent)
+}
