@@ -1,16 +1,20 @@
 //! Random lists of operations, over so few keys and values that they meet all the time.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder::op::{Batch, Op};
-use larder::{Direction, Expiry, Key, Presence};
+use larder::op::{Ask, Batch, Op, Replaced};
+use larder::{Direction, Expiry, Key, Presence, Ttl};
 use proptest::prelude::*;
 
 const KEYS: [&[u8]; 5] = [b"a", b"b", b"{c}", b"d\0\r\n", b"\xff*"];
 
-const TEXTS: [&[u8]; 14] = [
+/// How many of the keys a list works on whose lease it also works on as on any other key.
+const LEASES: usize = 3;
+
+pub(crate) const TEXTS: [&[u8]; 14] = [
     b"a",
     b"b",
     b"1",
@@ -31,7 +35,18 @@ const NUMBERS: [i64; 12] =
     [0, 1, -1, 2, -2, 3, -3, 10, i64::MAX, i64::MIN, i64::MAX - 1, i64::MIN + 1];
 
 /// How many kinds of operation [`Act::op`] makes.
-const KINDS: u8 = 23;
+const KINDS: u8 = 31;
+
+// The kinds that make a load.
+const SET: u8 = 1;
+const LEASE: u8 = 26;
+const FILL: u8 = 30;
+
+/// How many of the texts a fill may replace.
+const REPLACED: usize = 4;
+
+/// What a store's digest of each text is: only the store itself can say.
+pub(crate) type Digests = BTreeMap<Bytes, Bytes>;
 
 /// One operation, as the few small numbers that it is made from.
 #[derive(Clone, Copy)]
@@ -47,24 +62,34 @@ pub(crate) struct Act {
 impl Act {
     fn any(ttls: &'static [u64]) -> impl Strategy<Value = Self> {
         let ttl = prop_oneof![Just(None), prop::sample::select(ttls).prop_map(Some)];
-        (0..KINDS, 0..KEYS.len(), 0..TEXTS.len(), 0..60_usize, 0..NUMBERS.len(), ttl).prop_map(
-            |(kind, key, text, other, number, ttl)| Self { kind, key, text, other, number, ttl },
-        )
+        (0..KINDS, 0..KEYS.len() + LEASES, 0..TEXTS.len(), 0..60_usize, 0..NUMBERS.len(), ttl)
+            .prop_map(|(kind, key, text, other, number, ttl)| Self {
+                kind,
+                key,
+                text,
+                other,
+                number,
+                ttl,
+            })
     }
 
-    /// The operation, with its keys under `prefix`.
-    fn op(&self, prefix: &str) -> Op {
-        let key = place(prefix, KEYS[self.key]);
-        let other = place(prefix, KEYS[self.other % KEYS.len()]);
+    /// The operation, with its keys under `prefix`, for a store with these digests.
+    fn op(&self, prefix: &str, digests: &Digests) -> Op {
+        let key = place(prefix, self.key);
+        let other = place(prefix, self.other % (KEYS.len() + LEASES));
+        // Of two, so that the one who fills is often the one who took the lease.
+        let token = Bytes::from_static(TEXTS[self.number % 2]);
         let value = Bytes::from_static(TEXTS[self.text]);
         let field = Bytes::from_static(TEXTS[self.other % TEXTS.len()]);
         let number = NUMBERS[self.number];
         let expiry = self.ttl.map(millis);
         let sure_expiry = expiry.unwrap_or(millis(3_600_000));
+        // Between the TTLs that there are, so that a clock that runs does not matter.
+        let between = sure_expiry.as_duration().mul_f64(1.5);
         let side = if self.other.is_multiple_of(2) { Direction::Left } else { Direction::Right };
         match self.kind {
             0 => Op::Get { key },
-            1 => Op::Set { key, value, expiry, only_if: None },
+            SET => Op::Set { key, value, expiry, only_if: None },
             2 => Op::Set { key, value, expiry, only_if: Some(Presence::Absent) },
             3 => Op::Set { key, value, expiry, only_if: Some(Presence::Present) },
             4 | 5 => Op::IncrBy { key, delta: number },
@@ -86,20 +111,44 @@ impl Act {
             19 => Op::ListRemove { key, value },
             20 => Op::Acquire { key, id: value, expiry: sure_expiry },
             21 => Op::Release { key, id: value },
-            _ => match self.other % 3 {
+            22 => match self.other % 3 {
                 0 => Op::GetMany { keys: vec![key, other.clone(), other] },
                 1 => scan(prefix),
                 _ => Op::Ping,
             },
+            23 => Op::Overwrite { key, value, expiry },
+            24 => Op::Renew { key, id: value, expiry: sure_expiry },
+            25 => match self.other % 3 {
+                0 => Op::Fetch { keys: vec![key, other.clone(), other] },
+                _ => Op::Fetch { keys: vec![key] },
+            },
+            LEASE..=28 => {
+                let ask = match self.other % 4 {
+                    0 => Ask::Missing,
+                    1 => Ask::Within(between),
+                    _ => Ask::Always,
+                };
+                Op::Lease { key, token, expiry: sure_expiry, ask }
+            }
+            _ => {
+                let replaces = (self.other % 3 > 0).then(|| Replaced {
+                    digest: digests[TEXTS[self.other % REPLACED]].clone(),
+                    ttl: if self.other < 30 { Ttl::Remaining(between) } else { Ttl::Persistent },
+                    expired: self.other % 2 == 0,
+                });
+                Op::Fill { key, token, value, expiry, replaces }
+            }
         }
     }
 }
 
 impl fmt::Debug for Act {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (key, text) = (KEYS[self.key].escape_ascii(), TEXTS[self.text].escape_ascii());
+        let key = place("", self.key);
+        let (key, text) = (key.as_bytes().escape_ascii(), TEXTS[self.text].escape_ascii());
         let other = TEXTS[self.other % TEXTS.len()].escape_ascii();
-        let name = match self.op("").name() {
+        let texts = TEXTS.iter().map(|text| (Bytes::from_static(text), Bytes::new()));
+        let name = match self.op("", &texts.collect()).name() {
             "set" => format!("set (kind {})", self.kind),
             name => name.to_owned(),
         };
@@ -123,10 +172,10 @@ pub(crate) enum Step {
 
 impl Step {
     /// The batch that it is, unless it is a pause.
-    pub(crate) fn batch(&self, prefix: &str) -> Option<Batch> {
-        let ops = |acts: &[Act]| acts.iter().map(|act| act.op(prefix)).collect();
+    pub(crate) fn batch(&self, prefix: &str, digests: &Digests) -> Option<Batch> {
+        let ops = |acts: &[Act]| acts.iter().map(|act| act.op(prefix, digests)).collect();
         match self {
-            Self::One(act) => Some(Batch::one("model", act.op(prefix))),
+            Self::One(act) => Some(Batch::one("model", act.op(prefix, digests))),
             Self::Pipeline(acts) => Some(Batch::many("model", ops(acts))),
             Self::Atomic(acts) => Some(Batch::many("model", ops(acts)).atomic()),
             Self::Advance(_) => None,
@@ -154,15 +203,34 @@ pub(crate) fn timed() -> impl Strategy<Value = List> {
 
 fn batches(ttls: &'static [u64]) -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => Act::any(ttls).prop_map(Step::One),
-        1 => prop::collection::vec(Act::any(ttls), 1..8).prop_map(Step::Pipeline),
-        1 => prop::collection::vec(Act::any(ttls), 1..8).prop_map(Step::Atomic),
+        4 => Act::any(ttls).prop_map(Step::One),
+        2 => prop::collection::vec(Act::any(ttls), 1..8).prop_map(Step::Pipeline),
+        2 => prop::collection::vec(Act::any(ttls), 1..8).prop_map(Step::Atomic),
+        1 => load(ttls).prop_map(Step::Pipeline),
     ]
+}
+
+/// A load from its lease to its fill, perhaps of a value that it replaces, and what comes in between: chance alone
+/// would hardly ever bring them together.
+fn load(ttls: &'static [u64]) -> impl Strategy<Value = Vec<Act>> {
+    let between = prop::collection::vec(Act::any(ttls), 0..3);
+    (Act::any(ttls), Act::any(ttls), between, any::<bool>()).prop_map(
+        |(lease, fill, between, refresh)| {
+            let fill = Act { kind: FILL, key: lease.key, number: lease.number, ..fill };
+            let before = Act { kind: SET, text: fill.other % REPLACED, ..fill };
+            let mut acts: Vec<_> = refresh.then_some(before).into_iter().collect();
+            acts.push(Act { kind: LEASE, ..lease });
+            acts.extend(between);
+            acts.push(fill);
+            acts
+        },
+    )
 }
 
 /// Looks at everything that a list can have left behind, and deletes it.
 pub(crate) fn last_look(prefix: &str) -> Batch {
-    let keys: Vec<_> = KEYS.iter().map(|name| place(prefix, name)).collect();
+    // All leases as well: the delete takes those of each, and so those of leases, too.
+    let keys: Vec<_> = (0..2 * KEYS.len()).map(|at| place(prefix, at)).collect();
     let mut ops: Vec<_> = keys
         .iter()
         .flat_map(|key| {
@@ -180,8 +248,10 @@ pub(crate) fn last_look(prefix: &str) -> Batch {
     Batch::many("model", ops)
 }
 
-fn place(prefix: &str, name: &[u8]) -> Key {
-    Key::new([prefix.as_bytes(), name].concat()).unwrap()
+/// A key, or from their number on the lease of one.
+fn place(prefix: &str, at: usize) -> Key {
+    let key = Key::new([prefix.as_bytes(), KEYS[at % KEYS.len()]].concat()).unwrap();
+    if at < KEYS.len() { key } else { key.lease() }
 }
 
 fn scan(prefix: &str) -> Op {

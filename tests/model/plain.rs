@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use larder::op::{Op, Reply};
-use larder::{Direction, ErrorKind, Outcome, Presence, Ttl};
+use bytes::Bytes;
+use larder::op::{Ask, Fetched, LeaseState, Leased, Op, Reply};
+use larder::{Direction, ErrorKind, Expiry, Key, Outcome, Presence, Ttl};
 
 type Fields = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Why an operation is refused: the kind, and the server's code.
@@ -33,15 +34,35 @@ impl Answer {
         }
     }
 
+    pub(crate) fn is_accepted_fill(&self) -> bool {
+        matches!(self, Self::Reply(Reply::Filled { accepted: true, .. }))
+    }
+
     /// The same with remaining times in tens of minutes: for stores whose clock really runs.
-    pub(crate) fn with_coarse_time(self) -> Self {
-        match self {
-            Self::Reply(Reply::Ttl(Ttl::Remaining(left))) => {
-                let tens = (left.as_secs() + 300) / 600;
-                Self::Reply(Reply::Ttl(Ttl::Remaining(Duration::from_secs(tens * 600))))
+    pub(crate) fn with_coarse_time(mut self) -> Self {
+        let coarse = |left: &mut Duration| {
+            *left = Duration::from_secs((left.as_secs() + 300) / 600 * 600);
+        };
+        let coarse_ttl = |ttl: &mut Ttl| {
+            if let Ttl::Remaining(left) = ttl {
+                coarse(left);
             }
-            other => other,
+        };
+        match &mut self {
+            Self::Reply(Reply::Ttl(ttl)) => coarse_ttl(ttl),
+            Self::Reply(Reply::Fetched(all)) => {
+                all.iter_mut().for_each(|found| coarse_ttl(&mut found.ttl));
+            }
+            Self::Reply(Reply::Filled { found, .. }) => coarse_ttl(&mut found.ttl),
+            Self::Reply(Reply::Leased(Leased { found, lease })) => {
+                coarse_ttl(&mut found.ttl);
+                if let LeaseState::Held { remaining } = lease {
+                    coarse(remaining);
+                }
+            }
+            _ => {}
         }
+        self
     }
 }
 
@@ -49,6 +70,15 @@ impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             // Their own `Debug` hides contents.
+            Self::Reply(Reply::Fetched(all)) => {
+                f.debug_list().entries(all.iter().map(|found| (&found.value, found.ttl))).finish()
+            }
+            Self::Reply(Reply::Leased(Leased { found, lease })) => {
+                write!(f, "found {:?} {:?}, lease {lease:?}", found.value, found.ttl)
+            }
+            Self::Reply(Reply::Filled { accepted, found }) => {
+                write!(f, "filled {accepted}, found {:?} {:?}", found.value, found.ttl)
+            }
             Self::Reply(Reply::Value(value)) => write!(f, "{value:?}"),
             Self::Reply(Reply::Values(values)) => write!(f, "{values:?}"),
             Self::Reply(Reply::List(elements)) => write!(f, "list {elements:?}"),
@@ -73,6 +103,11 @@ fn in_order(reply: Reply) -> Reply {
             // A scan may list a key twice.
             keys.dedup();
             Reply::Keys { cursor, keys }
+        }
+        // What a digest is, is the store's affair; a fill shows whether it is right.
+        Reply::Leased(Leased { found, lease: LeaseState::Granted { digest } }) => {
+            let digest = digest.map(|_| Bytes::new());
+            Reply::Leased(Leased { found, lease: LeaseState::Granted { digest } })
         }
         other => other,
     }
@@ -112,6 +147,25 @@ impl Model {
         }
     }
 
+    fn fetch(&self, key: &[u8]) -> Result<Fetched, Refusal> {
+        let value = self.text(key)?.map(Into::into);
+        let ttl = if value.is_some() { self.ttl(key) } else { Ttl::Missing };
+        Ok(Fetched { value, ttl })
+    }
+
+    fn ttl(&self, key: &[u8]) -> Ttl {
+        match self.keys.get(key) {
+            None => Ttl::Missing,
+            Some((_, None)) => Ttl::Persistent,
+            Some((_, Some(at))) => Ttl::Remaining(Duration::from_millis(at - self.now)),
+        }
+    }
+
+    fn write(&mut self, key: &Key, value: &[u8], expiry: Option<Expiry>) {
+        let expires = expiry.map(|expiry| self.now + expiry.as_millis());
+        self.keys.insert(key.as_bytes().to_vec(), (Data::Text(value.to_vec()), expires));
+    }
+
     fn hash(&mut self, key: &[u8]) -> Result<&mut Fields, Refusal> {
         let empty = (Data::Hash(BTreeMap::new()), None);
         match &mut self.keys.entry(key.to_vec()).or_insert(empty).0 {
@@ -134,7 +188,7 @@ impl Model {
             Op::Ping => Reply::Done,
             Op::Get { key } => Reply::Value(self.text(key.as_bytes())?.map(Into::into)),
             Op::GetMany { keys } => {
-                let read = |key: &larder::Key| self.text(key.as_bytes()).unwrap_or(None);
+                let read = |key: &Key| self.text(key.as_bytes()).unwrap_or(None);
                 Reply::Values(keys.iter().map(|key| read(key).map(Into::into)).collect())
             }
             Op::Set { key, value, expiry, only_if } => {
@@ -145,9 +199,7 @@ impl Model {
                     Some(Presence::Present) => exists,
                 };
                 if write {
-                    let expires = expiry.map(|expiry| now + expiry.as_millis());
-                    let entry = (Data::Text(value.to_vec()), expires);
-                    self.keys.insert(key.as_bytes().to_vec(), entry);
+                    self.write(key, value, *expiry);
                 }
                 Reply::Bool(write)
             }
@@ -166,6 +218,9 @@ impl Model {
                 Reply::Int(sum)
             }
             Op::Delete { keys } => {
+                for key in keys {
+                    self.keys.remove(key.lease().as_bytes());
+                }
                 let there = keys.iter().filter(|key| self.keys.remove(key.as_bytes()).is_some());
                 Reply::Int(there.count() as i64)
             }
@@ -181,11 +236,74 @@ impl Model {
                 Some((_, expires)) => Reply::Bool(expires.take().is_some()),
                 None => Reply::Bool(false),
             },
-            Op::Ttl { key } => Reply::Ttl(match self.keys.get(key.as_bytes()) {
-                None => Ttl::Missing,
-                Some((_, None)) => Ttl::Persistent,
-                Some((_, Some(at))) => Ttl::Remaining(Duration::from_millis(at - now)),
+            Op::Ttl { key } => Reply::Ttl(self.ttl(key.as_bytes())),
+            Op::Overwrite { key, value, expiry } => {
+                self.write(key, value, *expiry);
+                self.keys.remove(key.lease().as_bytes());
+                Reply::Done
+            }
+            Op::Fetch { keys } => Reply::Fetched(match &keys[..] {
+                [key] => vec![self.fetch(key.as_bytes())?],
+                many => many
+                    .iter()
+                    .map(|key| self.fetch(key.as_bytes()).unwrap_or(Fetched::MISSING))
+                    .collect(),
             }),
+            Op::Lease { key, token, expiry, ask } => {
+                let (found, lease) = (self.fetch(key.as_bytes())?, key.lease());
+                let wanted = match (found.ttl, ask) {
+                    (Ttl::Missing, _) | (_, Ask::Always) => true,
+                    (Ttl::Remaining(left), Ask::Within(time)) => left <= *time,
+                    _ => false,
+                };
+                if !wanted {
+                    return Ok(Reply::Leased(Leased { found, lease: LeaseState::NotAsked }));
+                }
+                let holder = self.text(lease.as_bytes())?;
+                if holder.is_none() {
+                    self.write(&lease, token, Some(*expiry));
+                }
+                let lease = if holder.is_none_or(|holder| holder == token[..]) {
+                    LeaseState::Granted { digest: found.value.clone() }
+                } else {
+                    let remaining = self.ttl(lease.as_bytes()).remaining().unwrap_or_default();
+                    LeaseState::Held { remaining }
+                };
+                Reply::Leased(Leased { found, lease })
+            }
+            Op::Fill { key, token, value, expiry, replaces } => {
+                let lease = key.lease();
+                let mine = self.text(lease.as_bytes()) == Ok(Some(token.to_vec()));
+                if mine {
+                    self.keys.remove(lease.as_bytes());
+                }
+                let found = self.fetch(key.as_bytes())?;
+                let unchanged = match replaces {
+                    None => found.value.is_none(),
+                    Some(then) if found.value.is_none() => then.expired,
+                    // The model's digest of a text is the text.
+                    Some(then) => {
+                        found.value.as_ref() == Some(&then.digest)
+                            && (found.ttl == then.ttl
+                                || matches!(
+                                    (found.ttl.remaining(), then.ttl.remaining()),
+                                    (Some(now), Some(then)) if now <= then
+                                ))
+                    }
+                };
+                if !mine || !unchanged {
+                    return Ok(Reply::Filled { accepted: false, found });
+                }
+                self.write(key, value, *expiry);
+                Reply::Filled { accepted: true, found: Fetched::MISSING }
+            }
+            Op::Renew { key, id, expiry } => {
+                let holds = self.text(key.as_bytes())?.as_deref() == Some(&id[..]);
+                if holds {
+                    self.write(key, id, Some(*expiry));
+                }
+                Reply::Bool(holds)
+            }
             Op::HashSet { key, field, value } => {
                 let old = self.hash(key.as_bytes())?.insert(field.to_vec(), value.to_vec());
                 Reply::Bool(old.is_none())

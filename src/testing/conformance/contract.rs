@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{self, join_all};
 
+use super::loads::{fill_op, lease_op};
 use super::values::expect_ttl_near;
 use super::*;
-use crate::op::Direction;
+use crate::op::{Ask, Direction};
 use crate::ttl::Ttl;
 
 /// What expired is gone for every operation, and its key is free for another type.
@@ -113,7 +114,11 @@ pub async fn wrong_types(subject: &Subject) -> Checked {
             get_op(&key),
             Op::IncrBy { key: key.clone(), delta: 1 },
             Op::Acquire { key: key.clone(), id: id.clone(), expiry: an_hour() },
-            Op::Release { key, id },
+            Op::Renew { key: key.clone(), id: id.clone(), expiry: an_hour() },
+            Op::Release { key: key.clone(), id },
+            Op::Fetch { keys: vec![key.clone()] },
+            lease_op(&key, "token", Ask::Always),
+            fill_op(&key, "token", "2", None),
         ]
     };
     let on_hash = |key: &Key| {
@@ -407,7 +412,10 @@ pub async fn nothing_is_printed(subject: &Subject) -> Checked {
         push_op(&key, "canary-pushed"),
         hash_op(&key, "canary-field", "canary-hashed"),
         Op::Acquire { key: list_key.clone(), id: id.clone(), expiry: an_hour() },
-        Op::Release { key: list_key, id },
+        Op::Renew { key: list_key.clone(), id: id.clone(), expiry: an_hour() },
+        Op::Release { key: list_key.clone(), id },
+        lease_op(&list_key, "canary-token", Ask::Always),
+        fill_op(&list_key, "canary-token", "canary-filled", None),
     ];
     for op in ops {
         let asked = format!("{op:?}");

@@ -30,12 +30,16 @@ use crate::op::{Batch, Op, Presence, Reply};
 use crate::store::Store;
 use crate::ttl::Expiry;
 
+mod changes;
 mod collections;
 mod contract;
+mod loads;
 mod values;
 
+pub use changes::*;
 pub use collections::*;
 pub use contract::*;
+pub use loads::*;
 pub use values::*;
 
 /// How long a case waits for something that has to happen, such as an expiry of some milliseconds.
@@ -78,6 +82,9 @@ cases! {
     hash_set hash_get hash_get_all hash_delete
     list_push list_range list_pop list_remove
     acquire release scan
+    fetch lease fill fill_of_a_refresh foreign_writes_refuse_the_fill renew overwrite deletes_void_leases
+    changes_are_told leases_are_told expiries_are_told a_change_is_told_before_it_is_shown
+    broadcasts_tell_of_unread_keys
     keys_expire writes_and_expiries empty_collections_vanish wrong_types numbers_out_of_range
     an_error_stops_nothing batches_run_in_order atomic_batches_are_not_seen_in_half
     a_wrong_type_in_an_atomic_batch binary_keys_and_values index_extremes
@@ -265,6 +272,13 @@ fn show(reply: &Reply) -> String {
         Reply::Pairs(pairs) => format!(
             "{:?}",
             pairs.iter().map(|(field, value)| (text(field), text(value))).collect::<Vec<_>>()
+        ),
+        Reply::Filled { accepted, found } => {
+            format!("Filled({accepted}, {} {:?})", maybe(&found.value), found.ttl)
+        }
+        Reply::Fetched(fetched) => format!(
+            "{:?}",
+            fetched.iter().map(|found| (maybe(&found.value), found.ttl)).collect::<Vec<_>>()
         ),
         Reply::Keys { cursor, keys } => {
             format!("{:?}, next {cursor}", keys.iter().map(text).collect::<Vec<_>>())
