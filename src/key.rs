@@ -11,6 +11,9 @@ mod slot;
 /// The longest key and the longest value that Redis takes: 512 MiB.
 pub const MAX_BYTES: usize = 512 * 1024 * 1024;
 
+/// What leases' keys begin with.
+const LEASE: &[u8] = b"larder:lease:{";
+
 /// How much of a key's first part is printed.
 const SHOWN: usize = 32;
 
@@ -82,10 +85,9 @@ impl Key {
     /// for `user:7`, `larder:lease:{t}:a{t}` for a key with a hash tag, and `larder:lease:{n}:a}b` for any other
     /// key with a brace, where `n` is the smallest number in the key's slot.
     pub fn lease(&self) -> Self {
-        const PREFIX: &[u8] = b"larder:lease:{";
         let key = self.as_bytes();
-        let mut lease = Vec::with_capacity(PREFIX.len() + key.len() + 16);
-        lease.extend_from_slice(PREFIX);
+        let mut lease = Vec::with_capacity(LEASE.len() + key.len() + 16);
+        lease.extend_from_slice(LEASE);
         if !key.iter().any(|byte| matches!(byte, b'{' | b'}')) {
             lease.extend_from_slice(key);
             lease.push(b'}');
@@ -101,6 +103,17 @@ impl Key {
             lease.extend_from_slice(key);
         }
         Self(lease.into())
+    }
+
+    /// The key whose lease a key is, if it is one.
+    pub(crate) fn of_lease(key: &[u8]) -> Option<&[u8]> {
+        let rest = key.strip_prefix(LEASE)?;
+        let close = rest.iter().position(|byte| *byte == b'}')?;
+        match &rest[close + 1..] {
+            [] => Some(&rest[..close]),
+            [b':', key @ ..] => Some(key),
+            _ => None,
+        }
     }
 
     /// Six hex digits that tell keys apart in a log: FNV-1a of 64 bits, folded to 24.

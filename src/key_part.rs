@@ -82,6 +82,17 @@ impl KeyWriter {
     }
 }
 
+/// stub
+pub(crate) fn with_key<K: KeyParts + ?Sized, R>(
+    prefix: &str,
+    key: &K,
+    f: impl FnOnce(&[u8]) -> Option<R>,
+) -> Result<Option<R>> {
+    let mut writer = KeyWriter::new(prefix);
+    key.write(&mut writer);
+    Ok(f(writer.finish()?.as_bytes()))
+}
+
 impl KeyParts for str {
     fn write(&self, key: &mut KeyWriter) {
         key.part(self.as_bytes());

@@ -30,11 +30,14 @@ mod client;
 mod codec;
 mod config;
 mod error;
+mod flight;
 mod global;
 mod key;
 mod key_part;
+mod lease;
 mod lock;
 mod namespace;
+mod near;
 pub mod op;
 mod stats;
 pub mod store;
@@ -42,7 +45,9 @@ pub mod store;
 pub mod testing;
 mod ttl;
 
-pub use client::{Builder, CacheClient, DEADLINE, Group};
+pub use client::{
+    Builder, CacheClient, DEADLINE, Given, Group, IntoLoaded, LoadOptions, Loaded, Loader, ReadFrom,
+};
 pub use codec::{IntoValue, json};
 pub use config::CacheConfig;
 pub use error::{Error, ErrorKind, Outcome, Result};

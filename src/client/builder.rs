@@ -6,16 +6,21 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::coherence::{Coherence, Coherent};
+use super::load::{MAX_LOADS, ReadPath};
 use super::{CacheClient, Inner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::Op;
 use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
 use crate::store::url::{self, Target};
-use crate::store::{Context, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store};
+use crate::store::{Context, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store, Wakeups};
 
 /// How long a call may take altogether unless it is told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(1);
+
+/// What the near caches of a client hold together unless it is told otherwise.
+const NEAR_MAX_BYTES: u64 = 64 << 20;
 
 /// Each namespace takes about a kilobyte from the start: more than this is a mistake.
 const MOST_NAMESPACES: usize = 1 << 16;
@@ -42,6 +47,8 @@ pub struct Builder {
     max_connections: Option<usize>,
     max_bytes: Option<u64>,
     max_namespaces: usize,
+    near_max_bytes: Option<u64>,
+    max_loads: usize,
     observed: bool,
 }
 
@@ -69,6 +76,8 @@ impl Builder {
             max_connections: None,
             max_bytes: None,
             max_namespaces: MAX_NAMESPACES,
+            near_max_bytes: None,
+            max_loads: MAX_LOADS,
             observed: true,
         }
     }
@@ -128,6 +137,19 @@ impl Builder {
         self
     }
 
+    /// How many bytes all near caches of the client hold together before they evict. Defaults to 64 MiB; nothing is
+    /// reserved beforehand.
+    pub fn near_max_bytes(mut self, bytes: u64) -> Self {
+        self.near_max_bytes = Some(bytes);
+        self
+    }
+
+    /// How many loads run at once; more wait. Loads within loads do not count. Defaults to 256.
+    pub fn max_loads(mut self, most: usize) -> Self {
+        self.max_loads = most;
+        self
+    }
+
     /// Leaves out statistics and spans, so that a benchmark can tell what they cost.
     #[cfg(feature = "testing")]
     pub fn unobserved(mut self) -> Self {
@@ -164,6 +186,12 @@ impl Builder {
                 "max_namespaces is {}; it is at most {MOST_NAMESPACES}",
                 self.max_namespaces
             ));
+        }
+        if self.near_max_bytes == Some(0) {
+            mistakes.push("near_max_bytes is 0; leave the near caches off instead".to_owned());
+        }
+        if self.max_loads == 0 {
+            mistakes.push("max_loads is 0; it is at least 1".to_owned());
         }
         if self.max_bytes == Some(0) {
             mistakes.push("max_bytes is 0; it is at least 1".to_owned());
@@ -259,9 +287,15 @@ impl Builder {
             Some(Made::Store(store)) => (store, None),
             None => (Arc::new(MemoryStore::new()), None),
         };
+        let capabilities = bottom.capabilities();
+        let coherence = Arc::new(Coherence::new(self.near_max_bytes.unwrap_or(NEAR_MAX_BYTES)));
+        let wakeups = Arc::new(Wakeups::default());
+        bottom.on_invalidation(Arc::clone(&coherence) as _);
+        bottom.on_invalidation(Arc::clone(&wakeups) as _);
         let repeated = Retry::new(bottom);
         let deadline = self.deadline.unwrap_or(DEADLINE);
-        let bounded = Deadline::new(repeated, deadline);
+        let coherent = Coherent::new(repeated, Arc::clone(&coherence));
+        let bounded = Deadline::new(coherent, deadline);
         let gated = Gate::new(bounded, deadline);
         let explained = Context::new(gated);
         let store: Arc<dyn Store> = if self.observed {
@@ -269,7 +303,16 @@ impl Builder {
         } else {
             Arc::new(Stack(explained))
         };
-        CacheClient(Arc::new(Inner { store, redis, recorder, stands_for: None }))
+        let path = ReadPath::new(
+            Arc::clone(&store),
+            capabilities,
+            coherence,
+            wakeups,
+            Arc::clone(&recorder),
+            self.max_loads,
+        );
+        let path = Arc::new(path);
+        CacheClient(Arc::new(Inner { store, redis, recorder, path, stands_for: None }))
     }
 }
 

@@ -8,19 +8,26 @@ use crate::key::Key;
 use crate::op::{Batch, Op, Reply};
 use crate::stats::{Recorder, Stats};
 use crate::store::redis::{RedisStore, Session, SessionProvider, no_session};
-use crate::store::{Capabilities, Store};
+use crate::store::{Capabilities, Store, Wakeups};
+
+use self::coherence::Coherence;
+use self::load::ReadPath;
 
 mod builder;
+mod coherence;
 mod group;
 mod hashes;
 mod json;
 mod lists;
+mod load;
 mod locks;
 mod scan;
 mod values;
 
 pub use builder::{Builder, DEADLINE};
 pub use group::Group;
+pub(crate) use load::{Detached, Family, ManyLoader, Nowhere, Seen, into_loaded};
+pub use load::{Given, IntoLoaded, LoadOptions, Loaded, Loader, ReadFrom};
 
 /// A cache client. Cloning it is cheap, and the clones share connections and statistics.
 ///
@@ -46,6 +53,7 @@ struct Inner {
     store: Arc<dyn Store>,
     redis: Option<RedisStore>,
     recorder: Arc<Recorder>,
+    path: Arc<ReadPath>,
     // Finds the client that this one stands for, if it was handed out before there was one.
     stands_for: Option<fn() -> Result<CacheClient>>,
 }
@@ -75,17 +83,23 @@ impl CacheClient {
     /// it too.
     pub(crate) fn late(store: impl Store, find: fn() -> Result<CacheClient>) -> Self {
         let recorder = Arc::new(Recorder::new(crate::stats::MAX_NAMESPACES));
-        Self(Arc::new(Inner {
-            store: Arc::new(store),
-            redis: None,
-            recorder,
-            stands_for: Some(find),
-        }))
+        let store: Arc<dyn Store> = Arc::new(store);
+        // Never read through: that is done by the client that it stands for.
+        let path = ReadPath::new(
+            Arc::clone(&store),
+            Capabilities::default(),
+            Arc::new(Coherence::new(0)),
+            Arc::new(Wakeups::default()),
+            Arc::clone(&recorder),
+            0,
+        );
+        let path = Arc::new(path);
+        Self(Arc::new(Inner { store, redis: None, recorder, path, stands_for: Some(find) }))
     }
 
     /// The client that this one stands for: itself, unless it is a [`late`](Self::late) one that
     /// has found it.
-    fn settled(&self) -> Result<CacheClient> {
+    pub(crate) fn settled(&self) -> Result<CacheClient> {
         self.0.stands_for.map_or_else(|| Ok(self.clone()), |find| find())
     }
 
@@ -164,6 +178,16 @@ impl CacheClient {
             client.0.recorder.undecodable(batch, error.key());
         }
         error.with_op(batch.name())
+    }
+
+    /// What its reads share. Of a [`settled`](Self::settled) client.
+    pub(crate) fn path(&self) -> &Arc<ReadPath> {
+        &self.0.path
+    }
+
+    /// Whether it is itself the client that it stands for.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.0.stands_for.is_none()
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {

@@ -120,13 +120,13 @@ impl ReadRecorder {
         self.add(METRICS.len() + cause as usize);
     }
 
-    /// How old the value is that was served: the time since the store answered with it.
+    /// How old the value is that was served.
     pub(crate) fn age(&self, age: Duration) {
         self.age.get_or_init(Histogram::new).record(age);
         self.seen().age.record(age);
     }
 
-    /// How long a load took that gave something.
+    /// How long a loader ran that came to its end.
     pub(crate) fn load_time(&self, took: Duration) {
         self.load_time.get_or_init(Histogram::new).record(took);
         self.seen().load_time.record(took);
@@ -182,8 +182,7 @@ impl ReadRecorder {
         ] {
             *sum += sums.next().unwrap_or(0);
         }
-        for (sum, histogram) in
-            [(&mut line.age, &self.age), (&mut line.load_time, &self.load_time)]
+        for (sum, histogram) in [(&mut line.age, &self.age), (&mut line.load_time, &self.load_time)]
         {
             if let Some(histogram) = histogram.get() {
                 sum.merge(&histogram.snapshot());
@@ -212,13 +211,14 @@ pub struct ReadStats {
     /// Reads answered with a value past its TTL and within its grace: one caller refreshed it, or the load
     /// failed or passed its soft timeout.
     pub stale_hits: u64,
-    /// Reads that found nothing to serve, neither near nor in the store.
+    /// Reads that found nothing to serve, neither near nor in the store: they loaded, waited for somebody
+    /// else's load, or came back with nothing.
     pub misses: u64,
     /// Runs of a loader in this process, refreshes included.
     pub loads: u64,
     /// Reads that joined a load under way in this process.
     pub joined: u64,
-    /// Loads that waited for the holder of the key's lease, in another process as a rule.
+    /// Reads that waited for the holder of the key's lease, in another process as a rule.
     pub lease_waits: u64,
     /// Leases taken after waiting for a holder that ended without a value: it failed, or died.
     pub takeovers: u64,
@@ -232,9 +232,10 @@ pub struct ReadStats {
     pub store_failures: u64,
     /// Entries that left the near cache, by cause.
     pub invalidations: Invalidations,
-    /// How old the values were when they were served: the time since the store or the loader gave them.
+    /// How old the values were when they were served: from the near cache, the time since it took them in;
+    /// from the store, how much of the namespace's TTL had passed.
     pub age: Latency,
-    /// How long the loads took that gave something.
+    /// How long the loaders ran that came to their end.
     pub load_time: Latency,
 }
 
@@ -374,7 +375,8 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_without_an_event_is_not_listed_and_those_beyond_the_limit_are_counted_together() {
+    fn a_namespace_without_an_event_is_not_listed_and_those_beyond_the_limit_are_counted_together()
+    {
         let recorder = Recorder::new(2);
         let all: Vec<_> = [b"a", b"b", b"c", b"d"].map(|name| recorder.reads(name)).into();
         assert!(recorder.snapshot().reads.is_empty() && recorder.snapshot().namespaces.is_empty());

@@ -27,7 +27,7 @@ pub use memory::MemoryStore;
 pub(crate) use observe::Observe;
 pub use redis::RedisStore;
 pub(crate) use retry::Retry;
-pub(crate) use wake::{Wakeups, Watch};
+pub(crate) use wake::Wakeups;
 
 /// Something that executes batches of operations.
 ///

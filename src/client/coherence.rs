@@ -1,0 +1,215 @@
+//! What keeps this process' own copies true: every write passes here, and every change that the store tells.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::flight::Flights;
+use crate::key::Key;
+use crate::near::Near;
+use crate::op::{Batch, Op, Replies};
+use crate::store::{Capabilities, InvalidationSink, Layer, Store, Sweeping, runtime};
+
+/// How many invalidations wait for a store that cannot be reached, at most: of more, the oldest are
+/// given up.
+const MOST_DEFERRED: usize = 10_000;
+
+/// How many are sent in one batch.
+const SENT_AT_ONCE: usize = 500;
+
+/// The pauses between attempts to send what was deferred: doubling from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The copies of a client: values kept near, and reads in flight.
+pub(crate) struct Coherence {
+    pub(crate) near: Arc<Near>,
+    pub(crate) flights: Arc<Flights>,
+    deferred: Deferred,
+}
+
+/// Invalidations that could not be sent yet, the newest in front.
+#[derive(Default)]
+struct Deferred {
+    keys: Mutex<VecDeque<Key>>,
+    waiting: AtomicUsize,
+}
+
+impl Deferred {
+    fn keys(&self) -> MutexGuard<'_, VecDeque<Key>> {
+        // Nothing that can panic runs under this lock.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Coherence {
+    pub(crate) fn new(near_bytes: u64) -> Self {
+        Self {
+            near: Arc::new(Near::new(near_bytes)),
+            flights: Arc::new(Flights::default()),
+            deferred: Deferred::default(),
+        }
+    }
+
+    /// Keeps invalidations that could not be sent, and sees to it that they are sent as soon as the store is
+    /// back. Answers the error with the outcome that this gives it.
+    pub(crate) fn defer(
+        self: &Arc<Self>,
+        keys: impl IntoIterator<Item = Key>,
+        error: Error,
+        store: &Arc<dyn Store>,
+    ) -> Error {
+        let can_wait = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
+            && matches!(error.outcome(), Outcome::NotSent | Outcome::Unknown)
+            && runtime::is_here();
+        if !can_wait {
+            return error;
+        }
+        let mut waiting = self.deferred.keys();
+        let first = waiting.is_empty();
+        for key in keys {
+            waiting.push_front(key);
+        }
+        waiting.truncate(MOST_DEFERRED);
+        self.deferred.waiting.store(waiting.len(), Ordering::SeqCst);
+        drop(waiting);
+        if first {
+            // Any call sends what was deferred, before its own.
+            let (coherence, store) = (Arc::downgrade(self), Arc::downgrade(store));
+            tokio::spawn(async move {
+                let mut pause = FIRST_PAUSE;
+                loop {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_PAUSE);
+                    let (Some(coherence), Some(store)) = (coherence.upgrade(), store.upgrade())
+                    else {
+                        return;
+                    };
+                    if coherence.deferred.waiting.load(Ordering::SeqCst) == 0 {
+                        return;
+                    }
+                    // A closed client sends nothing any more.
+                    match store.run(Batch::one("ping", Op::Ping)).await {
+                        Err(error) if error.kind() == ErrorKind::Closed => return,
+                        _ => {}
+                    }
+                }
+            });
+        }
+        error.with_outcome(Outcome::Deferred)
+    }
+
+    /// Sends what was deferred, the newest first.
+    async fn send_deferred<S: Layer>(&self, store: &S) -> Result<()> {
+        while self.deferred.waiting.load(Ordering::SeqCst) > 0 {
+            let keys: Vec<Key> = {
+                let waiting = self.deferred.keys();
+                waiting.iter().take(SENT_AT_ONCE).cloned().collect()
+            };
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let sent = Op::Delete { keys: keys.clone() };
+            store.call(&Batch::one("invalidate", sent)).await?.into_one()?;
+            let mut waiting = self.deferred.keys();
+            waiting.retain(|key| !keys.contains(key));
+            self.deferred.waiting.store(waiting.len(), Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+impl InvalidationSink for Coherence {
+    fn changed(&self, key: &[u8]) {
+        self.near.changed(key);
+        self.flights.close(key);
+        if let Some(key) = Key::of_lease(key) {
+            self.flights.close(key);
+        }
+    }
+
+    fn all_changed(&self, why: Sweeping) {
+        self.near.all_changed(why);
+        self.flights.close_all();
+    }
+}
+
+/// Sees every write of the client on its way.
+pub(crate) struct Coherent<S> {
+    inner: S,
+    coherence: Arc<Coherence>,
+}
+
+impl<S: Layer> Coherent<S> {
+    pub(crate) fn new(inner: S, coherence: Arc<Coherence>) -> Self {
+        Self { inner, coherence }
+    }
+}
+
+/// Whether an operation is a write of the user's, and not a step of a load.
+fn is_write(op: &Op) -> bool {
+    !op.is_read() && !matches!(op, Op::Lease { .. } | Op::Renew { .. } | Op::Fill { .. })
+}
+
+impl<S: Layer> Layer for Coherent<S> {
+    async fn call(&self, batch: &Batch) -> Result<Replies> {
+        let Coherence { near, flights, deferred } = &*self.coherence;
+        if deferred.waiting.load(Ordering::Relaxed) > 0 {
+            // The call itself is not sent if they cannot be: it could read what they are to delete.
+            Box::pin(self.coherence.send_deferred(&self.inner))
+                .await
+                .map_err(|error| error.with_outcome(Outcome::NotSent))?;
+        }
+        let near = near.is_used() && batch.ops().iter().any(|op| !op.is_read());
+        let open = flights.any() && batch.ops().iter().any(is_write);
+        if near || open {
+            return Box::pin(self.write(batch)).await;
+        }
+        // A flight that begins during the write may read what was there before it.
+        let _closing = Closing(flights, batch);
+        self.inner.call(batch).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+impl<S: Layer> Coherent<S> {
+    async fn write(&self, batch: &Batch) -> Result<Replies> {
+        let changed = batch
+            .ops()
+            .iter()
+            .filter(|op| !op.is_read() && !matches!(op, Op::Lease { .. } | Op::Renew { .. }))
+            .flat_map(Op::keys);
+        let _writing = self.coherence.near.writing(changed);
+        let closing = Closing(&self.coherence.flights, batch);
+        closing.close();
+        self.inner.call(batch).await
+    }
+}
+
+/// Closes the flights of what a batch writes when the call ends, however it ends.
+struct Closing<'a>(&'a Flights, &'a Batch);
+
+impl Closing<'_> {
+    fn close(&self) {
+        for op in self.1.ops().iter().filter(|op| is_write(op)) {
+            op.keys().iter().for_each(|key| self.0.close(key.as_bytes()));
+        }
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        if self.0.any() {
+            self.close();
+        }
+    }
+}

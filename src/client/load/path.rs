@@ -1,0 +1,98 @@
+//! The read path of a client: what all its reads share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use super::breaker::Breaker;
+use super::recent::Recent;
+use crate::client::coherence::Coherence;
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::near::Room;
+use crate::op::Batch;
+use crate::stats::{ReadRecorder, Recorder};
+use crate::store::{Capabilities, Store, Wakeups};
+
+/// How many loads of a client run at once unless it is told otherwise: an origin that was sized for some
+/// hundred connections shall survive an empty cache.
+pub(crate) const MAX_LOADS: usize = 256;
+
+/// What all reads of a client share.
+pub(crate) struct ReadPath {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) coherence: Arc<Coherence>,
+    pub(super) wakeups: Arc<Wakeups>,
+    pub(super) loads: Semaphore,
+    pub(super) breaker: Breaker,
+    pub(super) recent: Recent,
+    recorder: Arc<Recorder>,
+    tracking: bool,
+    // One for each namespace, whoever makes it: two views of the same keys share what is near.
+    rooms: Mutex<HashMap<Arc<str>, Arc<Room>>>,
+}
+
+impl ReadPath {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        capabilities: Capabilities,
+        coherence: Arc<Coherence>,
+        wakeups: Arc<Wakeups>,
+        recorder: Arc<Recorder>,
+        max_loads: usize,
+    ) -> Self {
+        Self {
+            store,
+            coherence,
+            wakeups,
+            loads: Semaphore::new(max_loads.min(Semaphore::MAX_PERMITS)),
+            breaker: Breaker::default(),
+            recent: Recent::default(),
+            recorder,
+            tracking: capabilities.tracking,
+            rooms: Mutex::default(),
+        }
+    }
+
+    /// The counters of a namespace's reads.
+    pub(crate) fn reads(&self, namespace: &[u8]) -> Arc<ReadRecorder> {
+        self.recorder.reads(namespace)
+    }
+
+    /// Keeps an invalidation that could not be sent.
+    pub(crate) fn defer(&self, keys: Vec<Key>, error: Error) -> Error {
+        self.coherence.defer(keys, error, &self.store)
+    }
+
+    /// Counts a value that could not be decoded.
+    pub(super) fn undecodable(&self, batch: &Batch) {
+        self.recorder.undecodable(batch, None);
+    }
+
+    /// The part of the near cache that is a namespace's. Nothing if the store cannot tell of changes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if `max_bytes` is more than is left of the client's budget.
+    pub(crate) fn room(
+        &self,
+        namespace: &Arc<str>,
+        max_bytes: Option<u64>,
+    ) -> Result<Option<Arc<Room>>> {
+        if !self.tracking {
+            tracing::warn!(
+                target: "larder",
+                "the store cannot tell of changes: the near cache is off; give the builder a tracking URL"
+            );
+            return Ok(None);
+        }
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(room) = rooms.get(namespace) {
+            return Ok(Some(Arc::clone(room)));
+        }
+        let reads = self.reads(namespace.as_bytes());
+        let room = Arc::new(self.coherence.near.room(max_bytes, reads)?);
+        rooms.insert(Arc::clone(namespace), Arc::clone(&room));
+        Ok(Some(room))
+    }
+}

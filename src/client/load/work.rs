@@ -1,0 +1,302 @@
+//! The work of a flight: get the lease, load, fill; or wait for who does.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::frames::Frames;
+use super::loaded::{Failure, Loaded};
+use super::recent::ReadFrom;
+use super::source::Source;
+use super::target::{Answer, Family, Seen};
+use crate::error::{Error, ErrorKind, Result};
+use crate::flight::FlightId;
+use crate::key::Key;
+use crate::lease::{Asked, Lease, renewing};
+use crate::op::{Ask, Fetched, LeaseState};
+use crate::stats::Read;
+
+/// How often a lease is looked at that nobody tells of: from the first pause, doubling, to the last.
+const FIRST_POLL: Duration = Duration::from_millis(10);
+pub(super) const LAST_POLL: Duration = Duration::from_millis(200);
+
+/// How much later than its term a lease is looked at: the store's clock counts in whole milliseconds.
+pub(super) const SLACK: Duration = Duration::from_millis(2);
+
+/// A value to be loaded.
+pub(super) struct Work<T> {
+    pub(super) family: Family,
+    pub(super) key: Key,
+    pub(super) frames: Frames,
+    pub(super) flight: FlightId,
+    /// Of what is found, when to load over it.
+    pub(super) ask: Ask,
+    /// What is served if the load fails, or is somebody else's.
+    pub(super) stale: Option<Answer<T>>,
+}
+
+/// What became of a fill.
+enum Filled<T> {
+    /// This is the answer.
+    Answer(Answer<T>),
+    /// It was refused, and nothing stands there; this is what was loaded.
+    Refused(Answer<T>),
+}
+
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
+    pub(super) async fn run<S: Source<T>>(&self, source: &mut S) -> Result<Answer<T>> {
+        let Self { family, key, .. } = self;
+        let path = &family.path;
+        if !path.breaker.allows() {
+            return self.without_store(source).await;
+        }
+        let limit = Instant::now() + family.options.hard_timeout;
+        let (mut ask, mut waited, mut reloaded, mut poll) = (self.ask, false, false, FIRST_POLL);
+        let terms = family.terms();
+        let lease_key = key.lease();
+        loop {
+            // Before the question: a change after its answer is not missed.
+            let watch = path.wakeups.watch([key, &lease_key]);
+            let reading = family.begin(key);
+            let asked = terms.ask(vec![(key.clone(), ask)]).await;
+            let asked = match asked.and_then(|mut all| all.remove(0)) {
+                Ok(asked) => asked,
+                Err(error) if is_failure_of_store(&error) => {
+                    family.store_failed(&error);
+                    return self.without_store(source).await;
+                }
+                Err(error) => return Err(error),
+            };
+            path.breaker.worked();
+            let Asked { leased, lease, vouch, sent } = asked;
+            let takes_nothing = source.takes_nothing();
+            let judge = |found: Fetched| {
+                family.judge(key, found, sent, reading, vouch.as_ref(), takes_nothing)
+            };
+            if let Some(lease) = lease {
+                if ask == Ask::Always
+                    && let Seen::Fresh(answer) | Seen::Due(answer) = judge(leased.found)?
+                {
+                    // Somebody else was faster.
+                    lease.release().await;
+                    return Ok(answer);
+                }
+                if waited {
+                    family.reads.count(Read::Takeover);
+                }
+                drop(watch);
+                match self.load(source, lease).await? {
+                    Filled::Answer(answer) => return Ok(answer),
+                    // The key was invalidated while it was loaded: what was loaded may be old.
+                    Filled::Refused(_) if !reloaded => reloaded = true,
+                    Filled::Refused(answer) => return Ok(answer),
+                }
+                continue;
+            }
+            let LeaseState::Held { remaining } = leased.lease else {
+                match judge(leased.found)? {
+                    Seen::Fresh(answer) | Seen::Due(answer) if waited => {
+                        return Ok(Answer { from: ReadFrom::Waited, ..answer });
+                    }
+                    Seen::Fresh(answer) | Seen::Due(answer) => return Ok(answer),
+                    Seen::Missing | Seen::Unfit => ask = Ask::Always,
+                }
+                continue;
+            };
+            if let Some(stale) = &self.stale {
+                return Ok(stale.clone());
+            }
+            if !waited {
+                family.reads.count(Read::LeaseWait);
+                waited = true;
+            }
+            let told = vouch.is_some_and(|vouch| vouch.holds());
+            let pause = if told { remaining + SLACK } else { poll.min(remaining + SLACK) };
+            poll = (poll * 2).min(LAST_POLL);
+            let until = (Instant::now() + pause).min(limit);
+            // Told, or at its own time: either way it is looked at again.
+            _ = tokio::time::timeout_at(until, watch.changed()).await;
+            if Instant::now() >= limit {
+                return Err(self.error(format!(
+                    "somebody else has been loading it for longer than the hard timeout of {:?}",
+                    family.options.hard_timeout
+                )));
+            }
+        }
+    }
+
+    /// Loads, under a lease, and stores what comes of it.
+    async fn load<S: Source<T>>(&self, source: &mut S, lease: Lease) -> Result<Filled<T>> {
+        let loading = self.call(source);
+        let loaded = renewing(std::slice::from_ref(&lease), loading).await;
+        let (value, ttl) = match loaded {
+            Ok(Loaded { value: Ok(value), ttl }) => (value, ttl),
+            Ok(Loaded { value: Err(failure), .. }) => {
+                lease.release().await;
+                return self.failed(self.failure(failure)).map(Filled::Answer);
+            }
+            Err(error) => {
+                lease.release().await;
+                return self.failed(error).map(Filled::Answer);
+            }
+        };
+        let Some(ttl) = self.family.kept_for(&value, ttl, lease.replaces()) else {
+            lease.release().await;
+            return Ok(Filled::Answer(Answer { value: None, from: ReadFrom::Loaded }));
+        };
+        let (bytes, expiry) = match self.family.encode(&self.key, value.as_ref(), ttl) {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                lease.release().await;
+                return Err(error);
+            }
+        };
+        let answer = Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded };
+        let fill = lease.fill(bytes, expiry);
+        let sent = Lease::send(self.family.name, vec![(lease, fill)]).await.remove(0);
+        self.filled(sent, answer, source.takes_nothing())
+    }
+
+    /// What a fill comes to.
+    fn filled(
+        &self,
+        sent: Result<(bool, Fetched)>,
+        answer: Answer<T>,
+        takes_nothing: bool,
+    ) -> Result<Filled<T>> {
+        let family = &self.family;
+        match sent {
+            Ok((true, _)) => Ok(Filled::Answer(answer)),
+            Ok((false, found)) => {
+                family.reads.count(Read::RefusedFill);
+                let seen =
+                    family.judge(&self.key, found, Instant::now(), None, None, takes_nothing)?;
+                Ok(match seen {
+                    Seen::Fresh(newer) | Seen::Due(newer) => Filled::Answer(newer),
+                    Seen::Missing | Seen::Unfit => Filled::Refused(answer),
+                })
+            }
+            // What was loaded is right, if not stored.
+            Err(error) => {
+                family.store_failed(&error);
+                Ok(Filled::Answer(answer))
+            }
+        }
+    }
+
+    /// The store cannot be asked: the origin answers, and nothing is stored.
+    async fn without_store<S: Source<T>>(&self, source: &mut S) -> Result<Answer<T>> {
+        match self.call(source).await {
+            Ok(Loaded { value: Ok(value), .. }) => {
+                Ok(Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded })
+            }
+            Ok(Loaded { value: Err(failure), .. }) => self.failed(self.failure(failure)),
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// Calls the loader: under the cap, within the hard timeout, with a panic as an error.
+    async fn call<S: Source<T>>(&self, source: &mut S) -> Result<Loaded<T>> {
+        let work = self.frames.run(vec![self.key.clone()], vec![self.flight], source.load());
+        self.family.guarded(&self.frames, work).await.map_err(|error| error.with_key(&self.key))
+    }
+
+    /// A load failed: the stale value, if there is one.
+    fn failed(&self, error: Error) -> Result<Answer<T>> {
+        self.family.reads.count(Read::LoadFailure);
+        match &self.stale {
+            Some(stale) => {
+                tracing::debug!(target: "larder", %error, "the stale value is served");
+                Ok(stale.clone())
+            }
+            None => Err(error),
+        }
+    }
+
+    fn failure(&self, failure: Failure) -> Error {
+        self.error("the loader failed").with_shared_source(failure)
+    }
+
+    fn error(&self, detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+        Error::new(ErrorKind::Load, detail).with_op(self.family.name).with_key(&self.key)
+    }
+}
+
+impl Family {
+    /// Runs a loader under the cap and within the hard timeout; a panic is an error.
+    pub(super) async fn guarded<F: Future>(&self, frames: &Frames, loader: F) -> Result<F::Output> {
+        let hard = self.options.hard_timeout;
+        let error = |detail: String| Error::new(ErrorKind::Load, detail).with_op(self.name);
+        let limit = Instant::now() + hard;
+        // A load within a load has its place already: waiting for another one could wait for itself.
+        let _place = if frames.is_empty() {
+            let place = tokio::time::timeout_at(limit, self.path.loads.acquire()).await;
+            Some(place.map_err(|_| {
+                error(format!(
+                    "no load could begin within the hard timeout of {hard:?}; raise max_loads"
+                ))
+            })?)
+        } else {
+            None
+        };
+        self.reads.count(Read::Load);
+        let started = Instant::now();
+        let loaded = AssertUnwindSafe(loader).catch_unwind();
+        match tokio::time::timeout_at(limit, loaded).await {
+            Ok(Ok(loaded)) => {
+                self.reads.load_time(started.elapsed());
+                Ok(loaded)
+            }
+            Ok(Err(_)) => Err(error("the loader panicked".to_owned())),
+            Err(_) => {
+                Err(error(format!("the loader took longer than the hard timeout of {hard:?}")))
+            }
+        }
+    }
+
+    /// How long what was loaded is stored: within `Some`, nothing for ever. `None` if it is not stored.
+    pub(super) fn kept_for<T>(
+        &self,
+        value: &Option<T>,
+        own: Option<Duration>,
+        replaces: bool,
+    ) -> Option<Option<Duration>> {
+        match (value, own) {
+            (_, Some(own)) => Some(Some(own)),
+            (Some(_), None) => Some(self.options.ttl),
+            (None, None) => match self.options.negative_ttl {
+                Some(ttl) => Some(Some(ttl)),
+                // What stands there is not true any more: for a moment nothing takes its place.
+                None => replaces.then_some(Some(Duration::from_millis(1))),
+            },
+        }
+    }
+
+    /// Counts a failure of the store, and lets it rest if it is gone.
+    pub(super) fn store_failed(&self, error: &Error) {
+        self.reads.count(Read::StoreFailure);
+        if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
+            self.path.breaker.failed();
+        }
+        tracing::debug!(target: "larder", %error, "the store failed, the loader answers");
+    }
+}
+
+/// Whether the loader shall answer in the store's place: not if the call itself is wrong.
+pub(super) fn is_failure_of_store(error: &Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::InvalidInput
+            | ErrorKind::Config
+            | ErrorKind::NotInitialized
+            | ErrorKind::Closed
+            | ErrorKind::WrongType
+            | ErrorKind::Decode
+            | ErrorKind::Encode
+            | ErrorKind::Load
+    )
+}

@@ -1,0 +1,349 @@
+//! Flights: work in progress on a key in this process, shared by all who want its result.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::error::Result;
+use crate::key::Key;
+
+/// What a flight is for. Flights of different kinds do not share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// Reading what is stored.
+    Lookup,
+    /// Reading, and loading if nothing is stored.
+    Load,
+    /// Loading again while the old value is still served.
+    Refresh,
+}
+
+/// A flight's number; no two flights of a process share one.
+pub(crate) type FlightId = usize;
+
+/// The result of a flight: a value of the type that it was boarded for, or an error.
+type Landed = Result<Arc<dyn Any + Send + Sync>>;
+
+/// The flights of a client.
+#[derive(Default)]
+pub(crate) struct Flights {
+    table: Mutex<Table>,
+    // How many are open: writers look here first, and most of the time there is nothing to close.
+    open: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Table {
+    // By key, so that a change of the key finds all of them. A key seldom has more than one.
+    open: HashMap<Bytes, Vec<Open>>,
+    // Which flights the work of a flight waits for.
+    waits: HashMap<FlightId, Vec<FlightId>>,
+}
+
+struct Open {
+    id: FlightId,
+    kind: Kind,
+    of: TypeId,
+    result: watch::Receiver<Option<Landed>>,
+}
+
+/// A seat on a flight.
+pub(crate) enum Seat<A> {
+    /// This caller does the work.
+    Lead(Leader<A>),
+    /// Somebody else does it.
+    Follow(Follower<A>),
+    /// Somebody else does it, and that work waits for this caller's.
+    Cycle,
+}
+
+/// Who does the work of a flight. One that is dropped without landing it hands it over: a follower boards
+/// anew.
+pub(crate) struct Leader<A> {
+    flights: Arc<Flights>,
+    key: Bytes,
+    id: FlightId,
+    result: watch::Sender<Option<Landed>>,
+    of: std::marker::PhantomData<fn() -> A>,
+}
+
+/// Who waits for a flight.
+pub(crate) struct Follower<A> {
+    flights: Arc<Flights>,
+    // The flights whose work waits here, and the one that it waits for.
+    waiting: Vec<FlightId>,
+    id: FlightId,
+    result: watch::Receiver<Option<Landed>>,
+    of: std::marker::PhantomData<fn() -> A>,
+}
+
+impl Flights {
+    /// Boards a flight, or opens one. `within` are the flights as whose work this is done, and `inner` those of
+    /// them whose loader asks: one loader can do the work of several.
+    pub(crate) fn board<A: Clone + Send + Sync + 'static>(
+        self: &Arc<Self>,
+        key: &Key,
+        kind: Kind,
+        within: &[FlightId],
+        inner: &[FlightId],
+    ) -> Seat<A> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let of = TypeId::of::<A>();
+        let mut table = self.table();
+        let there = table.open.get(key.as_bytes()).into_iter().flatten();
+        if let Some(open) = there.into_iter().find(|open| open.kind == kind && open.of == of) {
+            let (id, result) = (open.id, open.result.clone());
+            if within.iter().any(|mine| table.reaches(id, *mine)) {
+                return Seat::Cycle;
+            }
+            for mine in inner {
+                table.waits.entry(*mine).or_default().push(id);
+            }
+            return Seat::Follow(Follower {
+                flights: Arc::clone(self),
+                waiting: inner.to_vec(),
+                id,
+                result,
+                of: std::marker::PhantomData,
+            });
+        }
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (sender, result) = watch::channel(None);
+        table.open.entry(key.bytes().clone()).or_default().push(Open { id, kind, of, result });
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Seat::Lead(Leader {
+            flights: Arc::clone(self),
+            key: key.bytes().clone(),
+            id,
+            result: sender,
+            of: std::marker::PhantomData,
+        })
+    }
+
+    /// Whether any flight is open.
+    pub(crate) fn any(&self) -> bool {
+        self.open.load(Ordering::SeqCst) > 0
+    }
+
+    /// Closes a key's flights to who comes later: what they bring may be older than what the key holds
+    /// now. Refreshes stay: what they bring is checked when it is written.
+    pub(crate) fn close(&self, key: &[u8]) {
+        if !self.any() {
+            return;
+        }
+        let mut table = self.table();
+        let Some(open) = table.open.get_mut(key) else { return };
+        let before = open.len();
+        open.retain(|open| open.kind == Kind::Refresh);
+        self.open.fetch_sub(before - open.len(), Ordering::SeqCst);
+        if open.is_empty() {
+            table.open.remove(key);
+        }
+    }
+
+    /// Closes all flights to who comes later.
+    pub(crate) fn close_all(&self) {
+        let mut table = self.table();
+        let mut left = 0;
+        table.open.retain(|_, open| {
+            open.retain(|open| open.kind == Kind::Refresh);
+            left += open.len();
+            !open.is_empty()
+        });
+        self.open.store(left, Ordering::SeqCst);
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing that can panic runs under this lock.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Whether the work of flight `from` is that of `to`, or waits for it.
+    fn reaches(&self, from: FlightId, to: FlightId) -> bool {
+        let mut seen = vec![from];
+        let mut at = 0;
+        while let Some(id) = seen.get(at).copied() {
+            if id == to {
+                return true;
+            }
+            for next in self.waits.get(&id).into_iter().flatten() {
+                if !seen.contains(next) {
+                    seen.push(*next);
+                }
+            }
+            at += 1;
+        }
+        false
+    }
+}
+
+impl<A: Clone + Send + Sync + 'static> Leader<A> {
+    /// The flight's number, for what is boarded as part of its work.
+    pub(crate) fn id(&self) -> FlightId {
+        self.id
+    }
+
+    /// Gives the result to all who wait, and closes the flight. Who boarded gets it; the leader goes on.
+    pub(crate) fn land(self, result: &Result<A>) {
+        let landed: Landed = match result {
+            Ok(answer) => Ok(Arc::new(answer.clone())),
+            Err(error) => Err(error.clone()),
+        };
+        self.leave();
+        self.result.send_replace(Some(landed));
+    }
+
+    /// A seat for who handed the work to a task of its own.
+    pub(crate) fn follow(&self) -> watch::Receiver<Option<Landed>> {
+        self.result.subscribe()
+    }
+}
+
+impl<A> Leader<A> {
+    fn leave(&self) {
+        let mut table = self.flights.table();
+        if let Some(open) = table.open.get_mut(&self.key) {
+            let before = open.len();
+            open.retain(|open| open.id != self.id);
+            self.flights.open.fetch_sub(before - open.len(), Ordering::SeqCst);
+            if open.is_empty() {
+                table.open.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl<A> Drop for Leader<A> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl<A: Clone + Send + Sync + 'static> Follower<A> {
+    /// What the flight came to. Nothing if its leader went away.
+    pub(crate) async fn landed(mut self) -> Option<Result<A>> {
+        arrived(&mut self.result).await
+    }
+}
+
+/// What a flight comes to. Nothing if its leader went away.
+pub(crate) async fn arrived<A: Clone + Send + Sync + 'static>(
+    result: &mut watch::Receiver<Option<Landed>>,
+) -> Option<Result<A>> {
+    let landed = result.wait_for(Option::is_some).await.ok()?.clone()?;
+    // The type stands in what was boarded.
+    Some(match landed {
+        Ok(answer) => Ok(answer.downcast_ref::<A>()?.clone()),
+        Err(error) => Err(error),
+    })
+}
+
+impl<A> Drop for Follower<A> {
+    fn drop(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut table = self.flights.table();
+        for mine in &self.waiting {
+            let Some(waits) = table.waits.get_mut(mine) else { continue };
+            if let Some(at) = waits.iter().position(|other| *other == self.id) {
+                waits.swap_remove(at);
+            }
+            if waits.is_empty() {
+                table.waits.remove(mine);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new(name).unwrap()
+    }
+
+    fn lead(flights: &Arc<Flights>, name: &str, within: &[FlightId]) -> Leader<u32> {
+        match flights.board(&key(name), Kind::Load, within, within) {
+            Seat::Lead(leader) => leader,
+            _ => panic!("somebody leads {name} already"),
+        }
+    }
+
+    fn follow(flights: &Arc<Flights>, name: &str, within: &[FlightId]) -> Follower<u32> {
+        match flights.board(&key(name), Kind::Load, within, within) {
+            Seat::Follow(follower) => follower,
+            _ => panic!("nobody leads {name}, or there is a cycle"),
+        }
+    }
+
+    #[tokio::test]
+    async fn all_who_boarded_get_what_the_leader_brings() {
+        let flights = Arc::new(Flights::default());
+        let leader = lead(&flights, "a", &[]);
+        let followers = [follow(&flights, "a", &[]), follow(&flights, "a", &[])];
+        leader.land(&Ok(7));
+        for follower in followers {
+            assert_eq!(follower.landed().await.unwrap().unwrap(), 7);
+        }
+        lead(&flights, "a", &[]);
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_goes_away_hands_over() {
+        let flights = Arc::new(Flights::default());
+        let leader = lead(&flights, "a", &[]);
+        let follower = follow(&flights, "a", &[]);
+        drop(leader);
+        assert!(follower.landed().await.is_none());
+        lead(&flights, "a", &[]);
+    }
+
+    #[tokio::test]
+    async fn a_closed_flight_lands_for_who_is_on_it_and_nobody_joins_it() {
+        let flights = Arc::new(Flights::default());
+        let old = lead(&flights, "a", &[]);
+        let early = follow(&flights, "a", &[]);
+        flights.close(b"a");
+        let new = lead(&flights, "a", &[]);
+        let late = follow(&flights, "a", &[]);
+        old.land(&Ok(1));
+        assert_eq!(early.landed().await.unwrap().unwrap(), 1);
+        new.land(&Ok(2));
+        assert_eq!(late.landed().await.unwrap().unwrap(), 2);
+        assert_eq!(flights.open.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn work_that_would_wait_for_itself_is_a_cycle_over_any_number_of_flights() {
+        let flights = Arc::new(Flights::default());
+        let [a, b, c] = ["a", "b", "c"].map(|name| lead(&flights, name, &[]));
+        let _a_waits_for_b = follow(&flights, "b", &[a.id()]);
+        let b_waits_for_c = follow(&flights, "c", &[b.id()]);
+        assert!(matches!(
+            flights.board::<u32>(&key("a"), Kind::Load, &[c.id()], &[c.id()]),
+            Seat::Cycle
+        ));
+        assert!(matches!(
+            flights.board::<u32>(&key("a"), Kind::Load, &[a.id()], &[a.id()]),
+            Seat::Cycle
+        ));
+        drop(b_waits_for_c);
+        follow(&flights, "a", &[c.id()]);
+    }
+
+    #[test]
+    fn readers_of_different_types_and_kinds_do_not_share() {
+        let flights = Arc::new(Flights::default());
+        let _one = lead(&flights, "a", &[]);
+        assert!(matches!(flights.board::<u64>(&key("a"), Kind::Load, &[], &[]), Seat::Lead(_)));
+        assert!(matches!(flights.board::<u32>(&key("a"), Kind::Lookup, &[], &[]), Seat::Lead(_)));
+    }
+}
