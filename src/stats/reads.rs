@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Latency;
-use super::cells::Striped;
+use super::cells::{Striped, place};
 use super::histogram::Histogram;
 
 /// An event of the read path; [`ReadStats`] says what each means.
@@ -122,13 +122,13 @@ impl ReadRecorder {
 
     /// How old the value is that was served.
     pub(crate) fn age(&self, age: Duration) {
-        self.age.get_or_init(Histogram::new).record(age);
+        self.age.get_or_init(Histogram::new).record(place(), age);
         self.seen().age.record(age);
     }
 
     /// How long a loader ran that came to its end.
     pub(crate) fn load_time(&self, took: Duration) {
-        self.load_time.get_or_init(Histogram::new).record(took);
+        self.load_time.get_or_init(Histogram::new).record(place(), took);
         self.seen().load_time.record(took);
         // Never zero, which says that there was none.
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -149,7 +149,7 @@ impl ReadRecorder {
     }
 
     fn add(&self, counter: usize) {
-        self.counters.add(counter, 1);
+        self.counters.add(place(), counter, 1);
         self.seen().counters[counter].increment(1);
     }
 

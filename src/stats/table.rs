@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::cells::Striped;
+use super::cells::{Place, Striped};
 use super::{NamespaceStats, OTHER, ReadRecorder, ReadStats};
 
 /// Names are shown up to this length.
@@ -47,33 +47,33 @@ impl Slot {
         }
     }
 
-    fn add(&self, counter: usize, amount: u64) {
-        self.counters.add(counter, amount);
+    fn add(&self, place: Place, counter: usize, amount: u64) {
+        self.counters.add(place, counter, amount);
         self.seen[counter].increment(amount);
     }
 
     /// A read that found so many bytes, or nothing.
-    pub(super) fn read(&self, found: Option<usize>) {
+    pub(super) fn read(&self, place: Place, found: Option<usize>) {
         match found {
             Some(bytes) => {
-                self.add(HITS, 1);
-                self.took(bytes);
+                self.add(place, HITS, 1);
+                self.took(place, bytes);
             }
-            None => self.add(MISSES, 1),
+            None => self.add(place, MISSES, 1),
         }
     }
 
     /// Bytes that came without being a hit.
-    pub(super) fn took(&self, bytes: usize) {
-        self.add(BYTES_READ, bytes as u64);
+    pub(super) fn took(&self, place: Place, bytes: usize) {
+        self.add(place, BYTES_READ, bytes as u64);
     }
 
-    pub(super) fn wrote(&self, bytes: usize) {
-        self.add(BYTES_WRITTEN, bytes as u64);
+    pub(super) fn wrote(&self, place: Place, bytes: usize) {
+        self.add(place, BYTES_WRITTEN, bytes as u64);
     }
 
-    pub(super) fn errors(&self, count: u64) {
-        self.add(ERRORS, count);
+    pub(super) fn failed(&self, place: Place) {
+        self.add(place, ERRORS, 1);
     }
 
     /// Where its reads are counted.
@@ -196,9 +196,23 @@ fn shown(name: &[u8]) -> String {
 /// slow search of a small table.
 fn hash(name: &[u8]) -> usize {
     let mut hash = name.len() as u64;
-    for chunk in name.chunks(8) {
-        let word = chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let mut mix = |word: u64| hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let mut rest = name;
+    while let Some((chunk, behind)) = rest.split_first_chunk() {
+        mix(u64::from_le_bytes(*chunk));
+        rest = behind;
+    }
+    // What is left is read as halves that overlap, or as bytes that do, without a loop.
+    match (rest.first_chunk(), rest.last_chunk(), rest) {
+        (Some(first), Some(last), _) => {
+            mix(u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32);
+        }
+        (_, _, [first, .., last]) => {
+            let middle = rest[rest.len() / 2];
+            mix(u64::from(*first) | u64::from(middle) << 8 | u64::from(*last) << 16);
+        }
+        (_, _, [only]) => mix(u64::from(*only)),
+        _ => {}
     }
     (hash ^ (hash >> 32)) as usize
 }
@@ -206,12 +220,13 @@ fn hash(name: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::cells::place;
 
     #[test]
     fn names_beyond_the_limit_are_counted_together() {
         let table = Table::new(3);
         for name in ["a", "b", "c", "d", "e", "a"] {
-            table.slot(name.as_bytes()).read(Some(10));
+            table.slot(name.as_bytes()).read(place(), Some(10));
         }
         let (all, _) = table.snapshot();
         assert_eq!(all.len(), 4);
@@ -228,7 +243,7 @@ mod tests {
                 for _ in 0..4 {
                     scope.spawn(|| {
                         start.wait();
-                        table.slot(b"a").read(None);
+                        table.slot(b"a").read(place(), None);
                     });
                 }
             });
@@ -245,14 +260,14 @@ mod tests {
             let shown = shown(&table.slot(name.as_bytes()).name);
             assert_eq!(shown, name.chars().take(SHOWN).collect::<String>());
         }
-        table.slot(&[0xff; 1_000_000]).read(None);
+        table.slot(&[0xff; 1_000_000]).read(place(), None);
         assert!(table.snapshot().0.keys().all(|name| name.len() <= 4 * SHOWN));
     }
 
     #[test]
     fn a_name_cannot_reach_a_terminal_with_its_control_characters() {
         let table = Table::new(3);
-        table.slot(b"\x1b[31m").read(None);
+        table.slot(b"\x1b[31m").read(place(), None);
         assert!(table.snapshot().0.keys().all(|name| !name.contains('\x1b')));
     }
 }
