@@ -79,29 +79,46 @@ impl Recorder {
         };
         operation.latency.record(place, elapsed);
         operation.seen.record(elapsed);
-        let mut failed = false;
-        match done {
+        let failed = match done {
             Err(_) => {
-                failed = true;
                 for op in batch.ops() {
                     self.count_error(place, batch, op);
                 }
+                true
             }
-            Ok(replies) => {
-                for (op, result) in batch.ops().iter().zip(replies.results()) {
-                    match result {
-                        Ok(reply) => self.count(place, batch, op, reply),
-                        Err(_) => {
-                            failed = true;
-                            self.count_error(place, batch, op);
-                        }
-                    }
+            Ok(replies) => match (batch.ops(), replies.results()) {
+                // Most calls.
+                ([op], [Ok(reply)]) => {
+                    self.count(place, batch, op, reply);
+                    false
                 }
-            }
-        }
+                (ops, results) => self.count_many(place, batch, ops, results),
+            },
+        };
         if failed {
             operation.fail(place);
         }
+    }
+
+    /// Counts operations and their results; answers whether one failed.
+    fn count_many(
+        &self,
+        place: Place,
+        batch: &Batch,
+        ops: &[Op],
+        results: &[Result<Reply>],
+    ) -> bool {
+        let mut failed = false;
+        for (op, result) in ops.iter().zip(results) {
+            match result {
+                Ok(reply) => self.count(place, batch, op, reply),
+                Err(_) => {
+                    failed = true;
+                    self.count_error(place, batch, op);
+                }
+            }
+        }
+        failed
     }
 
     /// Counts a value that was read, from `key` if that is known, and could not be decoded.
@@ -136,6 +153,11 @@ impl Recorder {
     }
 
     fn count(&self, place: Place, batch: &Batch, op: &Op, reply: &Reply) {
+        // The most frequent first: what is below asks each operation several questions.
+        if let (Op::Get { key }, Reply::Value(value)) = (op, reply) {
+            self.slot(batch, key).read(place, value.as_ref().map(|value| value.len()));
+            return;
+        }
         let [first, ..] = op.keys() else { return };
         if let (Op::GetMany { keys }, Reply::Values(values)) = (op, reply) {
             for (key, value) in keys.iter().zip(values) {

@@ -13,6 +13,9 @@ const SHOWN: usize = 64;
 /// How much of a name is kept: what is shown, in characters of any width.
 const KEPT: usize = 4 * SHOWN;
 
+/// How many bytes of a name are compared at once.
+const HEAD: usize = 8;
+
 const HITS: usize = 0;
 const MISSES: usize = 1;
 const ERRORS: usize = 2;
@@ -21,6 +24,8 @@ const BYTES_WRITTEN: usize = 4;
 
 /// One namespace's counters, here and in the `metrics` facade.
 pub(super) struct Slot {
+    // The name's first bytes, which tell most names apart and are most names as a whole.
+    head: u64,
     name: Box<[u8]>,
     counters: Striped<5>,
     seen: [metrics::Counter; 5],
@@ -34,6 +39,7 @@ impl Slot {
         let counter =
             |metric: &'static str| metrics::counter!(metric, "namespace" => label.clone());
         Self {
+            head: head(name),
             name: name.into(),
             counters: Striped::new(),
             seen: [
@@ -45,6 +51,12 @@ impl Slot {
             ],
             reads: OnceLock::new(),
         }
+    }
+
+    fn is(&self, head: u64, name: &[u8]) -> bool {
+        self.head == head
+            && self.name.len() == name.len()
+            && (name.len() <= HEAD || self.name[HEAD..] == name[HEAD..])
     }
 
     fn add(&self, place: Place, counter: usize, amount: u64) {
@@ -118,11 +130,12 @@ impl Table {
 
     /// The slot of a name, or the free one where it belongs. Some are always free.
     fn find(&self, name: &[u8]) -> Result<&Slot, &OnceLock<Slot>> {
-        let mut at = hash(name);
+        let head = head(name);
+        let mut at = hash(head, name);
         loop {
             let place = &self.slots[at & (self.slots.len() - 1)];
             match place.get() {
-                Some(slot) if &*slot.name == name => return Ok(slot),
+                Some(slot) if slot.is(head, name) => return Ok(slot),
                 Some(_) => at = at.wrapping_add(1),
                 None => return Err(place),
             }
@@ -192,27 +205,32 @@ fn shown(name: &[u8]) -> String {
     }
 }
 
+/// The first bytes of a name as a number; zeros stand for those that a shorter name lacks.
+fn head(name: &[u8]) -> u64 {
+    if let Some(head) = name.first_chunk() {
+        return u64::from_le_bytes(*head);
+    }
+    // Two halves that overlap, or single bytes: without a loop.
+    match (name.first_chunk(), name.last_chunk(), name) {
+        (Some(first), Some(last), _) => {
+            let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
+            first | last << (8 * (name.len() - 4))
+        }
+        (_, _, [first, rest @ ..]) => {
+            let byte = |at| u64::from(rest.get(at).copied().unwrap_or(0));
+            u64::from(*first) | byte(0) << 8 | byte(1) << 16
+        }
+        _ => 0,
+    }
+}
+
 /// Eight bytes at a time: names are short, and who chooses them gains nothing by making them collide but a
 /// slow search of a small table.
-fn hash(name: &[u8]) -> usize {
-    let mut hash = name.len() as u64;
-    let mut mix = |word: u64| hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    let mut rest = name;
-    while let Some((chunk, behind)) = rest.split_first_chunk() {
-        mix(u64::from_le_bytes(*chunk));
-        rest = behind;
-    }
-    // What is left is read as halves that overlap, or as bytes that do, without a loop.
-    match (rest.first_chunk(), rest.last_chunk(), rest) {
-        (Some(first), Some(last), _) => {
-            mix(u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32);
-        }
-        (_, _, [first, .., last]) => {
-            let middle = rest[rest.len() / 2];
-            mix(u64::from(*first) | u64::from(middle) << 8 | u64::from(*last) << 16);
-        }
-        (_, _, [only]) => mix(u64::from(*only)),
-        _ => {}
+fn hash(first: u64, name: &[u8]) -> usize {
+    let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let mut hash = mix(name.len() as u64, first);
+    for chunk in name.chunks(HEAD).skip(1) {
+        hash = mix(hash, head(chunk));
     }
     (hash ^ (hash >> 32)) as usize
 }
@@ -249,6 +267,27 @@ mod tests {
             });
             let (all, _) = table.snapshot();
             assert_eq!((all.len(), all["a"].misses), (1, 4));
+        }
+    }
+
+    #[test]
+    fn names_that_differ_in_one_byte_or_in_length_are_told_apart() {
+        let table = Table::new(1000);
+        let mut names: Vec<Vec<u8>> = (0..=40).map(|length| vec![0; length]).collect();
+        for length in 1..=40 {
+            for at in 0..length {
+                let mut name = vec![0; length];
+                name[at] = 1;
+                names.push(name);
+            }
+        }
+        for name in &names {
+            assert!(!std::ptr::eq(table.slot(name), table.slot(OTHER.as_bytes())));
+            assert_eq!(&*table.slot(name).name, &**name);
+            table.slot(name).read(place(), None);
+        }
+        for name in &names {
+            assert_eq!(table.slot(name).counters.sum(MISSES), 1, "{name:?}");
         }
     }
 
