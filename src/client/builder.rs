@@ -14,7 +14,7 @@ use crate::op::Op;
 use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{AnyProvider, CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
 use crate::store::url::{self, Target};
-use crate::store::{Context, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store, Wakeups};
+use crate::store::{Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store, Wakeups};
 
 /// How long a call may take altogether unless it is told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(1);
@@ -347,12 +347,8 @@ impl Builder {
         let coherent = Coherent::new(repeated, Arc::clone(&coherence));
         let bounded = Deadline::new(coherent, deadline);
         let gated = Gate::new(bounded, deadline);
-        let explained = Context::new(gated);
-        let store: Arc<dyn Store> = if self.observed {
-            Arc::new(Stack(Observe::new(explained, Arc::clone(&recorder))))
-        } else {
-            Arc::new(Stack(explained))
-        };
+        let recording = self.observed.then(|| Arc::clone(&recorder));
+        let store: Arc<dyn Store> = Arc::new(Stack(Observe::new(gated, recording)));
         let path = ReadPath::new(
             Arc::clone(&store),
             told,

@@ -7,33 +7,48 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// More stripes than this cost memory and save nothing that was measured.
 const MOST_STRIPES: usize = 16;
 
-/// Where this thread counts: its stripe, from 0 to [`stripes`] - 1, and whether it is the only one there.
+/// Where a thread counts. Asked for once for all that a call counts.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Its stripe, from 0 to [`stripes`] - 1.
+    stripe: usize,
+    /// Whether nobody else counts there.
+    alone: bool,
+}
+
+/// Where this thread counts.
 ///
 /// The first threads to count have a stripe each for good, which they need not lock; all others share the
 /// last one.
-pub(super) fn place() -> (usize, bool) {
+pub(super) fn place() -> Place {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
-        static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+        static MINE: Cell<Option<Place>> = const { Cell::new(None) };
     }
-    let shared = stripes() - 1;
-    let mine = MINE.get();
-    if mine != usize::MAX {
-        return (mine, mine != shared);
-    }
-    let mine = NEXT.fetch_add(1, Ordering::Relaxed).min(shared);
-    MINE.set(mine);
-    (mine, mine != shared)
+    MINE.get().unwrap_or_else(|| {
+        let shared = stripes() - 1;
+        let stripe = NEXT.fetch_add(1, Ordering::Relaxed).min(shared);
+        let place = Place { stripe, alone: stripe != shared };
+        MINE.set(Some(place));
+        place
+    })
 }
 
-/// Adds to a counter of the stripe that [`place`] gave.
-pub(super) fn add(counter: &AtomicU64, amount: u64, alone: bool) {
-    if alone {
-        // Nobody else writes here: a third of the time of an atomic addition.
-        let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
-        counter.store(sum, Ordering::Relaxed);
-    } else {
-        counter.fetch_add(amount, Ordering::Relaxed);
+impl Place {
+    /// This thread's part of what is striped.
+    pub(super) fn of<T>(self, stripes: &[T]) -> &T {
+        &stripes[self.stripe]
+    }
+
+    /// Adds to a counter of this thread's part.
+    pub(super) fn add(self, counter: &AtomicU64, amount: u64) {
+        if self.alone {
+            // Nobody else writes here: a third of the time of an atomic addition.
+            let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
+            counter.store(sum, Ordering::Relaxed);
+        } else {
+            counter.fetch_add(amount, Ordering::Relaxed);
+        }
     }
 }
 
@@ -59,9 +74,8 @@ impl<const N: usize> Striped<N> {
         Self((0..stripes()).map(|_| Padded([const { AtomicU64::new(0) }; N])).collect())
     }
 
-    pub(super) fn add(&self, counter: usize, amount: u64) {
-        let (stripe, alone) = place();
-        add(&self.0[stripe].0[counter], amount, alone);
+    pub(super) fn add(&self, place: Place, counter: usize, amount: u64) {
+        place.add(&place.of(&self.0).0[counter], amount);
     }
 
     pub(super) fn sum(&self, counter: usize) -> u64 {

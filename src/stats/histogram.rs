@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::cells::{add, place, stripes};
+use super::cells::{Place, stripes};
 
 /// Buckets for each doubling, as a power of two.
 const PRECISION: u32 = 3;
@@ -33,12 +33,11 @@ impl Histogram {
         Self((0..stripes()).map(|_| empty()).collect())
     }
 
-    pub(super) fn record(&self, latency: Duration) {
+    pub(super) fn record(&self, place: Place, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        let (stripe, alone) = place();
-        let stripe = &self.0[stripe];
-        add(&stripe.buckets[bucket(nanos)], 1, alone);
-        add(&stripe.nanos, nanos, alone);
+        let stripe = place.of(&self.0);
+        place.add(&stripe.buckets[bucket(nanos)], 1);
+        place.add(&stripe.nanos, nanos);
         // Most latencies are not the longest: look before writing.
         if nanos > stripe.longest.load(Ordering::Relaxed) {
             stripe.longest.fetch_max(nanos, Ordering::Relaxed);
@@ -153,6 +152,7 @@ impl std::fmt::Debug for Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::cells::place;
 
     #[test]
     fn a_bucket_holds_what_lies_between_its_ends() {
@@ -176,7 +176,7 @@ mod tests {
         let histogram = Histogram::new();
         assert_eq!(histogram.snapshot().quantile(0.5), Duration::ZERO);
         for millis in 1..=1000 {
-            histogram.record(Duration::from_millis(millis));
+            histogram.record(place(), Duration::from_millis(millis));
         }
         let latency = histogram.snapshot();
         assert_eq!(latency.count(), 1000);

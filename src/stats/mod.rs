@@ -12,7 +12,7 @@ mod histogram;
 mod reads;
 mod table;
 
-use cells::Striped;
+use cells::{Place, Striped, place};
 use histogram::Histogram;
 pub use histogram::Latency;
 pub(crate) use reads::{Cause, Read, ReadRecorder};
@@ -55,8 +55,8 @@ impl Operation {
         }
     }
 
-    fn fail(&self) {
-        self.errors.add(0, 1);
+    fn fail(&self, place: Place) {
+        self.errors.add(place, 0, 1);
         self.failed.increment(1);
     }
 }
@@ -71,39 +71,63 @@ impl Recorder {
 
     /// Counts a batch that is over.
     pub(crate) fn record(&self, batch: &Batch, done: &Result<Replies>) {
-        let grouped = batch.ops().len() != 1 || batch.is_atomic();
-        let index = if grouped { GROUPED } else { batch.ops()[0].index() };
-        let operation = self.operation(index);
         let elapsed = batch.started().elapsed();
-        operation.latency.record(elapsed);
+        let place = place();
+        let operation = match batch.ops() {
+            [op] if !batch.is_atomic() => self.operation(op.index()),
+            _ => self.operation(GROUPED),
+        };
+        operation.latency.record(place, elapsed);
         operation.seen.record(elapsed);
-        match done {
+        let failed = match done {
             Err(_) => {
-                operation.fail();
                 for op in batch.ops() {
-                    self.count_error(batch, op);
+                    self.count_error(place, batch, op);
                 }
+                true
             }
-            Ok(replies) => {
-                if replies.results().iter().any(Result::is_err) {
-                    operation.fail();
+            Ok(replies) => match (batch.ops(), replies.results()) {
+                // Most calls.
+                ([op], [Ok(reply)]) => {
+                    self.count(place, batch, op, reply);
+                    false
                 }
-                for (op, result) in batch.ops().iter().zip(replies.results()) {
-                    match result {
-                        Ok(reply) => self.count(batch, op, reply),
-                        Err(_) => self.count_error(batch, op),
-                    }
+                (ops, results) => self.count_many(place, batch, ops, results),
+            },
+        };
+        if failed {
+            operation.fail(place);
+        }
+    }
+
+    /// Counts operations and their results; answers whether one failed.
+    fn count_many(
+        &self,
+        place: Place,
+        batch: &Batch,
+        ops: &[Op],
+        results: &[Result<Reply>],
+    ) -> bool {
+        let mut failed = false;
+        for (op, result) in ops.iter().zip(results) {
+            match result {
+                Ok(reply) => self.count(place, batch, op, reply),
+                Err(_) => {
+                    failed = true;
+                    self.count_error(place, batch, op);
                 }
             }
         }
+        failed
     }
 
     /// Counts a value that was read, from `key` if that is known, and could not be decoded.
     pub(crate) fn undecodable(&self, batch: &Batch, key: Option<&Key>) {
         let [op] = batch.ops() else { return };
-        self.operation(op.index()).fail();
+        let place = place();
+        self.operation(op.index()).fail(place);
         if let Some(key) = key.or(op.keys().first()) {
-            self.slot(batch, key).errors(1);
+            self.slot(batch, key).failed(place);
         }
     }
 
@@ -117,21 +141,27 @@ impl Recorder {
     }
 
     /// Counts a failed operation, once in each namespace that it touches.
-    fn count_error(&self, batch: &Batch, op: &Op) {
+    #[cold]
+    fn count_error(&self, place: Place, batch: &Batch, op: &Op) {
         let mut counted: Vec<&table::Slot> = Vec::new();
         for slot in op.keys().iter().map(|key| self.slot(batch, key)) {
             if !counted.iter().any(|one| std::ptr::eq(*one, slot)) {
-                slot.errors(1);
+                slot.failed(place);
                 counted.push(slot);
             }
         }
     }
 
-    fn count(&self, batch: &Batch, op: &Op, reply: &Reply) {
+    fn count(&self, place: Place, batch: &Batch, op: &Op, reply: &Reply) {
+        // The most frequent first: what is below asks each operation several questions.
+        if let (Op::Get { key }, Reply::Value(value)) = (op, reply) {
+            self.slot(batch, key).read(place, value.as_ref().map(|value| value.len()));
+            return;
+        }
         let [first, ..] = op.keys() else { return };
         if let (Op::GetMany { keys }, Reply::Values(values)) = (op, reply) {
             for (key, value) in keys.iter().zip(values) {
-                self.slot(batch, key).read(value.as_ref().map(|value| value.len()));
+                self.slot(batch, key).read(place, value.as_ref().map(|value| value.len()));
             }
             return;
         }
@@ -142,19 +172,22 @@ impl Recorder {
             && !kept_out
             && !matches!(op, Op::ListRemove { .. })
         {
-            slot.wrote(value.len());
+            slot.wrote(place, value.len());
         }
         match (op, reply) {
             // Taking an element off a queue is not reading a cache.
-            (Op::ListPop { .. }, Reply::Value(Some(value))) => slot.took(value.len()),
+            (Op::ListPop { .. }, Reply::Value(Some(value))) => slot.took(place, value.len()),
             (Op::ListPop { .. }, _) => {}
-            (_, Reply::Value(value)) => slot.read(value.as_ref().map(|value| value.len())),
+            (_, Reply::Value(value)) => slot.read(place, value.as_ref().map(|value| value.len())),
             (_, Reply::List(list)) => {
-                slot.read((!list.is_empty()).then(|| list.iter().map(|one| one.len()).sum()));
+                slot.read(
+                    place,
+                    (!list.is_empty()).then(|| list.iter().map(|one| one.len()).sum()),
+                );
             }
             (_, Reply::Pairs(pairs)) => {
                 let bytes = pairs.iter().map(|(field, value)| field.len() + value.len());
-                slot.read((!pairs.is_empty()).then(|| bytes.sum()));
+                slot.read(place, (!pairs.is_empty()).then(|| bytes.sum()));
             }
             _ => {}
         }

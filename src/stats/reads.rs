@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Latency;
-use super::cells::Striped;
+use super::cells::{Striped, place};
 use super::histogram::Histogram;
 
 /// An event of the read path; [`ReadStats`] says what each means.
@@ -120,15 +120,15 @@ impl ReadRecorder {
         self.add(METRICS.len() + cause as usize);
     }
 
-    /// How old the value is that was served: the time since the store answered with it.
+    /// How old the value is that was served.
     pub(crate) fn age(&self, age: Duration) {
-        self.age.get_or_init(Histogram::new).record(age);
+        self.age.get_or_init(Histogram::new).record(place(), age);
         self.seen().age.record(age);
     }
 
-    /// How long a load took that gave something.
+    /// How long a loader ran that came to its end.
     pub(crate) fn load_time(&self, took: Duration) {
-        self.load_time.get_or_init(Histogram::new).record(took);
+        self.load_time.get_or_init(Histogram::new).record(place(), took);
         self.seen().load_time.record(took);
         // Never zero, which says that there was none.
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -149,7 +149,7 @@ impl ReadRecorder {
     }
 
     fn add(&self, counter: usize) {
-        self.counters.add(counter, 1);
+        self.counters.add(place(), counter, 1);
         self.seen().counters[counter].increment(1);
     }
 
@@ -211,13 +211,14 @@ pub struct ReadStats {
     /// Reads answered with a value past its TTL and within its grace: one caller refreshed it, or the load
     /// failed or passed its soft timeout.
     pub stale_hits: u64,
-    /// Reads that found nothing to serve, neither near nor in the store.
+    /// Reads that found nothing to serve, neither near nor in the store: they loaded, waited for somebody
+    /// else's load, or came back with nothing.
     pub misses: u64,
     /// Runs of a loader in this process, refreshes included.
     pub loads: u64,
     /// Reads that joined a load under way in this process.
     pub joined: u64,
-    /// Loads that waited for the holder of the key's lease, in another process as a rule.
+    /// Reads that waited for the holder of the key's lease, in another process as a rule.
     pub lease_waits: u64,
     /// Leases taken after waiting for a holder that ended without a value: it failed, or died.
     pub takeovers: u64,
@@ -231,9 +232,10 @@ pub struct ReadStats {
     pub store_failures: u64,
     /// Entries that left the near cache, by cause.
     pub invalidations: Invalidations,
-    /// How old the values were when they were served: the time since the store or the loader gave them.
+    /// How old the values were when they were served: from the near cache, the time since it took them in;
+    /// from the store, how much of the namespace's TTL had passed.
     pub age: Latency,
-    /// How long the loads took that gave something.
+    /// How long the loaders ran that came to their end.
     pub load_time: Latency,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::cells::Striped;
+use super::cells::{Place, Striped};
 use super::{NamespaceStats, OTHER, ReadRecorder, ReadStats};
 
 /// Names are shown up to this length.
@@ -12,6 +12,9 @@ const SHOWN: usize = 64;
 
 /// How much of a name is kept: what is shown, in characters of any width.
 const KEPT: usize = 4 * SHOWN;
+
+/// How many bytes of a name are compared at once.
+const HEAD: usize = 8;
 
 const HITS: usize = 0;
 const MISSES: usize = 1;
@@ -21,6 +24,8 @@ const BYTES_WRITTEN: usize = 4;
 
 /// One namespace's counters, here and in the `metrics` facade.
 pub(super) struct Slot {
+    // The name's first bytes, which tell most names apart and are most names as a whole.
+    head: u64,
     name: Box<[u8]>,
     counters: Striped<5>,
     seen: [metrics::Counter; 5],
@@ -34,6 +39,7 @@ impl Slot {
         let counter =
             |metric: &'static str| metrics::counter!(metric, "namespace" => label.clone());
         Self {
+            head: head(name),
             name: name.into(),
             counters: Striped::new(),
             seen: [
@@ -47,33 +53,39 @@ impl Slot {
         }
     }
 
-    fn add(&self, counter: usize, amount: u64) {
-        self.counters.add(counter, amount);
+    fn is(&self, head: u64, name: &[u8]) -> bool {
+        self.head == head
+            && self.name.len() == name.len()
+            && (name.len() <= HEAD || self.name[HEAD..] == name[HEAD..])
+    }
+
+    fn add(&self, place: Place, counter: usize, amount: u64) {
+        self.counters.add(place, counter, amount);
         self.seen[counter].increment(amount);
     }
 
     /// A read that found so many bytes, or nothing.
-    pub(super) fn read(&self, found: Option<usize>) {
+    pub(super) fn read(&self, place: Place, found: Option<usize>) {
         match found {
             Some(bytes) => {
-                self.add(HITS, 1);
-                self.took(bytes);
+                self.add(place, HITS, 1);
+                self.took(place, bytes);
             }
-            None => self.add(MISSES, 1),
+            None => self.add(place, MISSES, 1),
         }
     }
 
     /// Bytes that came without being a hit.
-    pub(super) fn took(&self, bytes: usize) {
-        self.add(BYTES_READ, bytes as u64);
+    pub(super) fn took(&self, place: Place, bytes: usize) {
+        self.add(place, BYTES_READ, bytes as u64);
     }
 
-    pub(super) fn wrote(&self, bytes: usize) {
-        self.add(BYTES_WRITTEN, bytes as u64);
+    pub(super) fn wrote(&self, place: Place, bytes: usize) {
+        self.add(place, BYTES_WRITTEN, bytes as u64);
     }
 
-    pub(super) fn errors(&self, count: u64) {
-        self.add(ERRORS, count);
+    pub(super) fn failed(&self, place: Place) {
+        self.add(place, ERRORS, 1);
     }
 
     /// Where its reads are counted.
@@ -118,11 +130,12 @@ impl Table {
 
     /// The slot of a name, or the free one where it belongs. Some are always free.
     fn find(&self, name: &[u8]) -> Result<&Slot, &OnceLock<Slot>> {
-        let mut at = hash(name);
+        let head = head(name);
+        let mut at = hash(head, name);
         loop {
             let place = &self.slots[at & (self.slots.len() - 1)];
             match place.get() {
-                Some(slot) if &*slot.name == name => return Ok(slot),
+                Some(slot) if slot.is(head, name) => return Ok(slot),
                 Some(_) => at = at.wrapping_add(1),
                 None => return Err(place),
             }
@@ -192,13 +205,32 @@ fn shown(name: &[u8]) -> String {
     }
 }
 
+/// The first bytes of a name as a number; zeros stand for those that a shorter name lacks.
+fn head(name: &[u8]) -> u64 {
+    if let Some(head) = name.first_chunk() {
+        return u64::from_le_bytes(*head);
+    }
+    // Two halves that overlap, or single bytes: without a loop.
+    match (name.first_chunk(), name.last_chunk(), name) {
+        (Some(first), Some(last), _) => {
+            let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
+            first | last << (8 * (name.len() - 4))
+        }
+        (_, _, [first, rest @ ..]) => {
+            let byte = |at| u64::from(rest.get(at).copied().unwrap_or(0));
+            u64::from(*first) | byte(0) << 8 | byte(1) << 16
+        }
+        _ => 0,
+    }
+}
+
 /// Eight bytes at a time: names are short, and who chooses them gains nothing by making them collide but a
 /// slow search of a small table.
-fn hash(name: &[u8]) -> usize {
-    let mut hash = name.len() as u64;
-    for chunk in name.chunks(8) {
-        let word = chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+fn hash(first: u64, name: &[u8]) -> usize {
+    let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let mut hash = mix(name.len() as u64, first);
+    for chunk in name.chunks(HEAD).skip(1) {
+        hash = mix(hash, head(chunk));
     }
     (hash ^ (hash >> 32)) as usize
 }
@@ -206,12 +238,13 @@ fn hash(name: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::cells::place;
 
     #[test]
     fn names_beyond_the_limit_are_counted_together() {
         let table = Table::new(3);
         for name in ["a", "b", "c", "d", "e", "a"] {
-            table.slot(name.as_bytes()).read(Some(10));
+            table.slot(name.as_bytes()).read(place(), Some(10));
         }
         let (all, _) = table.snapshot();
         assert_eq!(all.len(), 4);
@@ -228,12 +261,33 @@ mod tests {
                 for _ in 0..4 {
                     scope.spawn(|| {
                         start.wait();
-                        table.slot(b"a").read(None);
+                        table.slot(b"a").read(place(), None);
                     });
                 }
             });
             let (all, _) = table.snapshot();
             assert_eq!((all.len(), all["a"].misses), (1, 4));
+        }
+    }
+
+    #[test]
+    fn names_that_differ_in_one_byte_or_in_length_are_told_apart() {
+        let table = Table::new(1000);
+        let mut names: Vec<Vec<u8>> = (0..=40).map(|length| vec![0; length]).collect();
+        for length in 1..=40 {
+            for at in 0..length {
+                let mut name = vec![0; length];
+                name[at] = 1;
+                names.push(name);
+            }
+        }
+        for name in &names {
+            assert!(!std::ptr::eq(table.slot(name), table.slot(OTHER.as_bytes())));
+            assert_eq!(&*table.slot(name).name, &**name);
+            table.slot(name).read(place(), None);
+        }
+        for name in &names {
+            assert_eq!(table.slot(name).counters.sum(MISSES), 1, "{name:?}");
         }
     }
 
@@ -245,14 +299,14 @@ mod tests {
             let shown = shown(&table.slot(name.as_bytes()).name);
             assert_eq!(shown, name.chars().take(SHOWN).collect::<String>());
         }
-        table.slot(&[0xff; 1_000_000]).read(None);
+        table.slot(&[0xff; 1_000_000]).read(place(), None);
         assert!(table.snapshot().0.keys().all(|name| name.len() <= 4 * SHOWN));
     }
 
     #[test]
     fn a_name_cannot_reach_a_terminal_with_its_control_characters() {
         let table = Table::new(3);
-        table.slot(b"\x1b[31m").read(None);
+        table.slot(b"\x1b[31m").read(place(), None);
         assert!(table.snapshot().0.keys().all(|name| !name.contains('\x1b')));
     }
 }

@@ -7,7 +7,6 @@ use futures_util::future::BoxFuture;
 use crate::error::Result;
 use crate::op::{Batch, Replies};
 
-mod context;
 mod deadline;
 mod gate;
 mod layer;
@@ -19,7 +18,6 @@ pub(crate) mod runtime;
 pub(crate) mod url;
 mod wake;
 
-pub(crate) use context::Context;
 pub(crate) use deadline::Deadline;
 pub(crate) use gate::Gate;
 pub(crate) use layer::{Layer, Stack};
