@@ -227,7 +227,8 @@ fn head(name: &[u8]) -> u64 {
 /// Eight bytes at a time: names are short, and who chooses them gains nothing by making them collide but a
 /// slow search of a small table.
 fn hash(first: u64, name: &[u8]) -> usize {
-    let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let mix =
+        |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     let mut hash = mix(name.len() as u64, first);
     for chunk in name.chunks(HEAD).skip(1) {
         hash = mix(hash, head(chunk));

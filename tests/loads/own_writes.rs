@@ -1,0 +1,92 @@
+//! P31: after an own write returned, no read in this process gives the older value.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use larder::CacheClient;
+use larder::testing::{FaultProxy, RedisServer};
+use tokio::sync::Mutex;
+
+use super::{alone, times};
+
+const KEYS: u64 = 200;
+const TASKS: u64 = 64;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_process_reads_its_own_writes_by_every_way() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    proxy.to_client().delay(Duration::ZERO..Duration::from_millis(3));
+    let cache = CacheClient::builder().url(proxy.url()).build().unwrap();
+    let values = cache.namespace::<u64, u64>("v").near(true).build().unwrap();
+    let acked: Arc<Vec<AtomicU64>> = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
+    let turns: Arc<Vec<Mutex<u64>>> = Arc::new((0..KEYS).map(|_| Mutex::new(0)).collect());
+    let older = Arc::new(AtomicU64::new(0));
+    let (writes, reads) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let steps = times(5_000);
+    let tasks = (0..TASKS).map(|task| {
+        let (cache, values, acked, turns) =
+            (cache.clone(), values.clone(), Arc::clone(&acked), Arc::clone(&turns));
+        let (older, writes, reads) = (Arc::clone(&older), Arc::clone(&writes), Arc::clone(&reads));
+        tokio::spawn(async move {
+            for step in 0..steps {
+                let mixed = (task * 7919 + step).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+                let key = mixed % KEYS;
+                let name = format!("v:{key}");
+                if mixed % 16 == 0 {
+                    let mut version = turns[key as usize].lock().await;
+                    *version += 1;
+                    match *version % 5 {
+                        0 => values.set(&key, &version).await.unwrap(),
+                        1 => cache.set_value(&name, *version, None).await.unwrap(),
+                        2 => {
+                            let group = cache.pipeline().set_value(&name, *version, None);
+                            group.run().await.unwrap();
+                        }
+                        3 => {
+                            let group = cache.transaction().set_value(&name, *version, None);
+                            group.run().await.unwrap();
+                        }
+                        _ => cache.set_many([(&name, *version)], None).await.unwrap(),
+                    }
+                    acked[key as usize].store(*version, Ordering::SeqCst);
+                    writes.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                let floor = acked[key as usize].load(Ordering::SeqCst);
+                let seen = match mixed % 5 {
+                    0 => cache.get_value(&name).await.unwrap().map(|text| text.parse().unwrap()),
+                    1 => values.get_many(&[key, (key + 1) % KEYS]).await.unwrap()[0]
+                        .as_deref()
+                        .copied(),
+                    2 => values
+                        .with(|options| options.bypass_near())
+                        .get(&key)
+                        .await
+                        .unwrap()
+                        .as_deref()
+                        .copied(),
+                    _ => values.get(&key).await.unwrap().as_deref().copied(),
+                };
+                older.fetch_add(u64::from(seen.unwrap_or(0) < floor), Ordering::Relaxed);
+                reads.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let near = cache.stats().reads["v"].near_hits;
+    let (writes, reads, older) = (
+        writes.load(Ordering::Relaxed),
+        reads.load(Ordering::Relaxed),
+        older.load(Ordering::Relaxed),
+    );
+    println!(
+        "P31: {writes} writes by 5 ways, {reads} reads by 4 ways, {near} near, answers up to 3 ms late; older reads: {older}"
+    );
+    assert!(near > reads / 50 && writes > 100, "{near} near, {writes} writes: nothing was tried");
+    assert_eq!(older, 0);
+}

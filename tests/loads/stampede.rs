@@ -1,0 +1,119 @@
+//! P18: one load for each expiry of a hot key, however many tasks and processes want it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use larder::testing::{RedisServer, Resp};
+
+use super::workers::Worker;
+use super::{Loaded, alone, both, ends, numbers, times};
+
+const PROCESSES: usize = 4;
+const TASKS: u64 = 1_000;
+
+async fn workers(server: &RedisServer, count: usize) -> Vec<Worker> {
+    let mut workers = Vec::new();
+    for _ in 0..count {
+        workers.push(Worker::start(&server.url()).await);
+    }
+    workers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_tasks_in_each_of_four_processes_cause_one_load_an_expiry() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let mut workers = workers(&server, PROCESSES).await;
+    let expiries = times(200);
+    let (mut wrong, mut failed) = (0_u64, 0_u64);
+    for expiry in 1..=expiries {
+        for worker in &mut workers {
+            worker.tell(&format!("stampede k {TASKS} 30")).await;
+        }
+        for worker in &mut workers {
+            let answer = worker.answer("done").await;
+            let counts: Vec<u64> = answer.split(' ').map(|one| one.parse().unwrap()).collect();
+            failed += counts[0];
+            // All tasks of a process get one value.
+            wrong += u64::from(counts[1] != 1);
+        }
+        let loads = server.command(&["GET", "loads:k"]).await.text().unwrap();
+        assert_eq!(loads, expiry.to_string(), "loads after {expiry} expiries");
+        server.command(&["PEXPIRE", "hot:k", "1"]).await;
+        ends("the expiry", async {
+            while server.command(&["EXISTS", "hot:k"]).await != Resp::Int(0) {}
+        })
+        .await;
+    }
+    let left = server.command(&["EXISTS", "larder:lease:{hot:k}"]).await;
+    println!(
+        "P18: {} reads by {PROCESSES} processes, {expiries} expiries, {expiries} loads; {failed} failed, {wrong} processes with two values",
+        expiries * TASKS * PROCESSES as u64
+    );
+    assert_eq!((failed, wrong, left), (0, 0, Resp::Int(0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_tasks_in_one_process_cause_one_load() {
+    let _turn = alone().await;
+    let (_server, stores) = both().await;
+    for (store, cache) in stores {
+        let values = numbers(&cache);
+        let loads = Arc::new(AtomicU64::new(0));
+        let expiries = times(200);
+        for key in 0..expiries {
+            let tasks = (0..TASKS).map(|_| {
+                let (values, loads) = (values.clone(), Arc::clone(&loads));
+                tokio::spawn(async move {
+                    let loader = || async {
+                        // Long enough that every task comes while it runs.
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        Loaded::Ok(loads.fetch_add(1, Ordering::SeqCst))
+                    };
+                    *values.get_or_load(&key, loader).await.unwrap()
+                })
+            });
+            for task in tasks.collect::<Vec<_>>() {
+                assert_eq!(ends("a read", task).await.unwrap(), key);
+            }
+        }
+        let reads = &cache.stats().reads["n"];
+        println!(
+            "P18 {store}: {expiries} keys, {TASKS} tasks each: {} loads, {} joined",
+            reads.loads, reads.joined
+        );
+        assert_eq!((loads.load(Ordering::SeqCst), reads.loads), (expiries, expiries));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_in_other_processes_have_the_value_within_two_round_trips_of_the_fill() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let [mut loader, mut waiter]: [Worker; 2] =
+        workers(&server, 2).await.try_into().unwrap_or_else(|_| unreachable!());
+    waiter.tell("measure").await;
+    let trip: u64 = waiter.answer("trip").await.parse().unwrap();
+    let mut late = Vec::new();
+    for round in 0..times(500) {
+        loader.tell(&format!("load w{round} 20")).await;
+        loader.answer("loader runs").await;
+        waiter.tell(&format!("load w{round} 20")).await;
+        loader.answer("got").await;
+        let answer = waiter.answer("got").await;
+        let (took, waited) = answer.split_once(' ').unwrap();
+        assert_eq!(waited, "true", "the waiter loaded by itself");
+        late.push(took.parse::<u64>().unwrap());
+    }
+    late.sort_unstable();
+    let median = late[late.len() / 2];
+    let trips = median as f64 / trip as f64;
+    println!(
+        "P18: from the loader's end to the value in another process: median {:.0} µs, {trips:.1} round trips of {:.0} µs, of which the fill itself takes one",
+        median as f64 / 1e3,
+        trip as f64 / 1e3
+    );
+    // The fill and two round trips; a poll of 10 ms would be hundreds.
+    assert!(trips < 12.0, "{trips}");
+}

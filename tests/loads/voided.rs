@@ -1,0 +1,147 @@
+//! P20: what a slow loader brings never takes the place of something newer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use larder::{CacheClient, Key};
+use tokio::sync::Notify;
+
+use super::{Loaded, alone, both, ends, times};
+
+const OLD: u64 = 1;
+const NEW: u64 = 2;
+const RELOADED: u64 = 3;
+
+/// Who changes the key while it is loaded. `other` is another client of the same store.
+async fn change(way: u64, cache: &CacheClient, other: &CacheClient, key: u64) {
+    let name = format!("n:{key}");
+    let mine = super::numbers(cache);
+    let theirs = super::numbers(other);
+    match way % 10 {
+        0 => mine.set(&key, &NEW).await.unwrap(),
+        1 => mine.invalidate(&key).await.unwrap(),
+        2 => _ = cache.delete_key(&name).await.unwrap(),
+        3 => _ = cache.batch_delete_keys([&name, "unrelated"]).await.unwrap(),
+        4 => theirs.set(&key, &NEW).await.unwrap(),
+        5 => theirs.invalidate_many(&[key, key + 1_000_000]).await.unwrap(),
+        6 => other.set_value(&name, NEW, None).await.unwrap(),
+        7 => mine.set_many([(key, NEW)]).await.unwrap(),
+        // What another language does by the rule: first the lease, then the key.
+        8 => {
+            let lease = Key::new(&name).unwrap().lease();
+            other.set_value(&name, NEW, None).await.unwrap();
+            other.pipeline().delete_key(lease).delete_key(&name).run().await.unwrap();
+        }
+        // Written, and gone again before the loader comes back.
+        _ => {
+            theirs.set(&key, &NEW).await.unwrap();
+            other.delete_key(&name).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_load_never_overwrites_a_write_or_an_invalidation() {
+    let _turn = alone().await;
+    let (server, stores) = both().await;
+    for (store, cache) in stores {
+        let other = match store {
+            "Redis" => CacheClient::connect(server.url()).await.unwrap(),
+            _ => cache.clone(),
+        };
+        let (races, stale, returned) =
+            (times(10_000), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        const AT_ONCE: u64 = 50;
+        for batch in 0..races / AT_ONCE {
+            let all = (0..AT_ONCE).map(|at| {
+                let key = batch * AT_ONCE + at;
+                let (cache, other) = (cache.clone(), other.clone());
+                let (stale, returned) = (Arc::clone(&stale), Arc::clone(&returned));
+                tokio::spawn(async move {
+                    let (running, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+                    let read = {
+                        let (values, running, go) =
+                            (super::numbers(&cache), Arc::clone(&running), Arc::clone(&go));
+                        tokio::spawn(async move {
+                            let mut first = true;
+                            let loader = || {
+                                let (running, go) = (Arc::clone(&running), Arc::clone(&go));
+                                let old = std::mem::replace(&mut first, false);
+                                async move {
+                                    if old {
+                                        running.notify_one();
+                                        go.notified().await;
+                                        return Loaded::Ok(OLD);
+                                    }
+                                    Ok(RELOADED)
+                                }
+                            };
+                            *values.get_or_load(&key, loader).await.unwrap()
+                        })
+                    };
+                    running.notified().await;
+                    change(key, &cache, &other, key).await;
+                    go.notify_one();
+                    let got = ends("the read", read).await.unwrap();
+                    let stored = cache.get_value(format!("n:{key}")).await.unwrap();
+                    stale.fetch_add(u64::from(stored.as_deref() == Some("1")), Ordering::Relaxed);
+                    returned.fetch_add(u64::from(got == OLD), Ordering::Relaxed);
+                })
+            });
+            for one in all.collect::<Vec<_>>() {
+                one.await.unwrap();
+            }
+        }
+        let refused = cache.stats().reads["n"].refused_fills;
+        let (stale, returned) = (stale.load(Ordering::Relaxed), returned.load(Ordering::Relaxed));
+        println!(
+            "P20 {store}: {races} slow loads against 10 kinds of writers, {refused} fills refused, stale fills: {stale}, old values returned: {returned}"
+        );
+        assert_eq!((refused, stale, returned), (races, 0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_does_not_overwrite_a_rewrite_with_equal_bytes() {
+    let _turn = alone().await;
+    let (_server, stores) = both().await;
+    for (store, cache) in stores {
+        let values = cache
+            .namespace::<u64, u64>("g")
+            .ttl(Duration::from_millis(50))
+            .grace(Duration::from_secs(60))
+            .jitter(0.0)
+            .early_refresh(0.0)
+            .build()
+            .unwrap();
+        let (rounds, mut stale) = (times(500), 0);
+        for key in 0..rounds {
+            values.set(&key, &OLD).await.unwrap();
+            // Into the grace: a store's clock moves by itself.
+            while values.ttl(&key).await.unwrap().remaining() != Some(Duration::ZERO) {
+                tokio::task::yield_now().await;
+            }
+            let written = values.clone();
+            let loader = || {
+                let values = written.clone();
+                async move {
+                    // The same bytes, for a longer time: somebody says that they are true now.
+                    values
+                        .with(|options| options.ttl(Duration::from_secs(30)))
+                        .set(&key, &OLD)
+                        .await?;
+                    Ok::<u64, larder::Error>(NEW)
+                }
+            };
+            let got = ends("the read", values.get_or_load(&key, loader)).await.unwrap();
+            let stored = cache.get_value(format!("g:{key}")).await.unwrap();
+            stale += u64::from(stored.as_deref() != Some("1") || *got != OLD);
+        }
+        let refused = cache.stats().reads["g"].refused_fills;
+        println!(
+            "P20 {store}: {rounds} refreshes against rewrites with equal bytes, {refused} refused, stale fills: {stale}"
+        );
+        assert_eq!((refused, stale), (rounds, 0));
+    }
+}
