@@ -105,17 +105,6 @@ impl Key {
         Self(lease.into())
     }
 
-    /// The key whose lease a key is, if it is one.
-    pub(crate) fn of_lease(key: &[u8]) -> Option<&[u8]> {
-        let rest = key.strip_prefix(LEASE)?;
-        let close = rest.iter().position(|byte| *byte == b'}')?;
-        match &rest[close + 1..] {
-            [] => Some(&rest[..close]),
-            [b':', key @ ..] => Some(key),
-            _ => None,
-        }
-    }
-
     /// Six hex digits that tell keys apart in a log: FNV-1a of 64 bits, folded to 24.
     fn short_hash(&self) -> u64 {
         let hash = self.0.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

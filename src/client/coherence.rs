@@ -125,9 +125,6 @@ impl InvalidationSink for Coherence {
     fn changed(&self, key: &[u8]) {
         self.near.changed(key);
         self.flights.close(key);
-        if let Some(key) = Key::of_lease(key) {
-            self.flights.close(key);
-        }
     }
 
     fn all_changed(&self, why: Sweeping) {

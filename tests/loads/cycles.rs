@@ -74,7 +74,7 @@ async fn batches_that_overlap_end_and_load_each_key_once() {
                 let (values, loads) = (values.clone(), Arc::clone(&loads));
                 tokio::spawn(async move {
                     let mut keys: Vec<u64> = (base..base + 20).collect();
-                    keys.rotate_left(task as usize * 3);
+                    keys.rotate_left(task as usize * 2);
                     if task % 2 == 1 {
                         keys.reverse();
                     }

@@ -406,7 +406,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             };
             let encoded = family
                 .kept_for(&answer, ttl, lease.replaces())
-                .map(|ttl| family.encode(key, answer.as_ref(), ttl));
+                .map(|kept| family.encode(key, answer.as_ref(), kept));
             let answer = Answer { value: answer.map(Arc::new), from: ReadFrom::Loaded };
             match encoded {
                 None => {

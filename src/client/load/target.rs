@@ -35,6 +35,18 @@ pub(crate) struct Family {
     pub(crate) undecodable_as_miss: bool,
 }
 
+/// How long what was loaded is stored.
+pub(crate) enum Kept {
+    ForEver,
+    /// For so long, a little less, and the grace.
+    For(Duration),
+    /// As short as can be: in place of something that is not true any more.
+    ForAMoment,
+}
+
+/// The shortest time that a store knows.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// What a read answers.
 pub(crate) struct Answer<T> {
     /// Nothing: there is none, or it is remembered that there is none.
@@ -182,13 +194,21 @@ impl Family {
         &self,
         key: &Key,
         value: Option<&T>,
-        ttl: Option<Duration>,
+        kept: Kept,
     ) -> Result<(Bytes, Option<Expiry>)> {
         let value = encode_json(&value, Shape::Any)
             .map_err(|error| error.with_op(self.name).with_key(key))?;
-        let ttl = ttl.map(|ttl| ttl.mul_f64(1.0 - fastrand::f64() * self.options.jitter));
-        let ttl = ttl.map(|ttl| ttl.max(Duration::from_millis(1)));
-        let expiry = self.options.stored_for(ttl).map_err(|error| {
+        let expiry = match kept {
+            Kept::ForEver => Ok(None),
+            Kept::ForAMoment => Expiry::new(MOMENT).map(Some),
+            Kept::For(ttl) => {
+                let part = 1.0 - fastrand::f64() * self.options.jitter;
+                // Checked first: what is shortened is within the range of what a store takes.
+                Expiry::new(ttl)
+                    .and_then(|_| self.options.stored_for(Some(ttl.mul_f64(part).max(MOMENT))))
+            }
+        };
+        let expiry = expiry.map_err(|error| {
             Error::new(ErrorKind::Load, format!("the loader's time to live: {}", error.detail()))
                 .with_op(self.name)
                 .with_key(key)

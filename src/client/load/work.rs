@@ -12,7 +12,7 @@ use super::frames::Frames;
 use super::loaded::{Failure, Loaded};
 use super::recent::ReadFrom;
 use super::source::Source;
-use super::target::{Answer, Family, Seen};
+use super::target::{Answer, Family, Kept, Seen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flight::FlightId;
 use crate::key::Key;
@@ -144,11 +144,11 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                 return self.failed(error).map(Filled::Answer);
             }
         };
-        let Some(ttl) = self.family.kept_for(&value, ttl, lease.replaces()) else {
+        let Some(kept) = self.family.kept_for(&value, ttl, lease.replaces()) else {
             lease.release().await;
             return Ok(Filled::Answer(Answer { value: None, from: ReadFrom::Loaded }));
         };
-        let (bytes, expiry) = match self.family.encode(&self.key, value.as_ref(), ttl) {
+        let (bytes, expiry) = match self.family.encode(&self.key, value.as_ref(), kept) {
             Ok(encoded) => encoded,
             Err(error) => {
                 lease.release().await;
@@ -258,20 +258,20 @@ impl Family {
         }
     }
 
-    /// How long what was loaded is stored: within `Some`, nothing for ever. `None` if it is not stored.
+    /// How long what was loaded is stored. Nothing if it is not.
     pub(super) fn kept_for<T>(
         &self,
         value: &Option<T>,
         own: Option<Duration>,
         replaces: bool,
-    ) -> Option<Option<Duration>> {
+    ) -> Option<Kept> {
         match (value, own) {
-            (_, Some(own)) => Some(Some(own)),
-            (Some(_), None) => Some(self.options.ttl),
+            (_, Some(own)) => Some(Kept::For(own)),
+            (Some(_), None) => Some(self.options.ttl.map_or(Kept::ForEver, Kept::For)),
             (None, None) => match self.options.negative_ttl {
-                Some(ttl) => Some(Some(ttl)),
+                Some(ttl) => Some(Kept::For(ttl)),
                 // What stands there is not true any more: for a moment nothing takes its place.
-                None => replaces.then_some(Some(Duration::from_millis(1))),
+                None => replaces.then_some(Kept::ForAMoment),
             },
         }
     }
