@@ -68,7 +68,7 @@ async fn vouched(subject: &Subject, op: Op, lane: Lane) -> Result<(Reply, Vouch)
         let batch = Batch::one("conformance", op.clone()).on(lane.clone());
         let replies: Replies =
             subject.store.run(batch).await.map_err(|error| show_error(&error))?;
-        let vouch = replies.vouch().cloned();
+        let vouch = replies.vouch().copied();
         let reply =
             replies.into_one().map_err(|error| format!("{asked}: {}", show_error(&error)))?;
         match vouch {
