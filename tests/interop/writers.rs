@@ -159,7 +159,7 @@ async fn a_fill_that_crosses_what_python_does_by_the_rule_leaves_nothing_old() {
         let held = Held::start(&cache, &key, minute()).await;
         // Let go at about the time of the change, a little earlier or later.
         let fill = async {
-            for _ in 0..number * 7 % 40 {
+            for _ in 0..number * 7 % 400 {
                 tokio::task::yield_now().await;
             }
             held.end().await
