@@ -4,6 +4,7 @@
 mod ledger;
 mod lifetimes;
 mod losses;
+mod pushes;
 mod removals;
 mod staleness;
 

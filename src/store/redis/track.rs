@@ -69,21 +69,23 @@ impl Tracker {
     /// What the server pushed. Called by the driver in the order of the wire, between replies.
     pub(super) fn pushed(&self, info: &PushInfo) {
         match info.kind {
-            PushKind::Invalidate => match info.data.first() {
-                Some(Value::Array(keys))
-                    if keys.iter().all(|key| matches!(key, Value::BulkString(_))) =>
-                {
+            PushKind::Invalidate => match &info.data[..] {
+                [Value::Array(keys)] if keys.iter().all(is_text) => {
                     for key in keys {
                         if let Value::BulkString(key) = key {
                             self.sinks.each(|sink| sink.changed(key));
                         }
                     }
                 }
-                // The data was flushed; and whatever else it may say, nothing is certain any more.
-                _ => {
+                [Value::Nil] => {
                     let flushed = std::mem::take(&mut *self.current());
                     flushed.end();
                     self.sinks.each(|sink| sink.all_changed(Sweeping::Flushed));
+                }
+                // Nothing is certain any more.
+                _ => {
+                    tracing::debug!(target: "larder", "an invalidation cannot be read, its connection is given up");
+                    self.lost();
                 }
             },
             PushKind::Disconnection => self.lost(),
@@ -131,6 +133,10 @@ impl Drop for Tracker {
     fn drop(&mut self) {
         self.current().end();
     }
+}
+
+fn is_text(value: &Value) -> bool {
+    matches!(value, Value::BulkString(_))
 }
 
 /// Switches tracking on. The driver has to be polled for it: nobody does so yet.
