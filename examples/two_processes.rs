@@ -18,10 +18,10 @@
 //! ```text
 //! a writer and 2 readers, 3 processes on one Redis; 10000 products with 100000 reviews in SQLite
 //! 8 products that expire every 250 ms: 1.00 loads for each expiry, over both readers
-//!   72 loads, 41 by reader 1 and 31 by reader 2
+//!   64 loads, 27 by reader 1 and 37 by reader 2
 //! 200 changes of 8 products: 0 old rows were given 100 ms after their invalidation had returned
-//!   an old row was given for 0.29 ms at most
-//!   reader 1: 512640 reads, 511810 near, 97 loads; reader 2: 512512 reads, 511684 near, 111 loads
+//!   an old row was given for 1.86 ms at most
+//!   reader 1: 266520 reads, 261301 near, 94 loads; reader 2: 264424 reads, 258868 near, 106 loads
 //! in the end both readers have the last version of each product
 //! ```
 
