@@ -1,13 +1,12 @@
 //! Parts of keys, joined so that different parts never give the same key.
 
-use std::cell::Cell;
-use std::fmt::Write;
+use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 
-/// A buffer for keys that grew larger is let go.
-const MOST_KEPT: usize = 4096;
+/// Keys up to this length are built without an allocation.
+const SHORT: usize = 96;
 
 /// What a [`Namespace`](crate::Namespace) takes as a key: text, bytes, an integer, a UUID, or a tuple of
 /// up to four of them.
@@ -29,55 +28,82 @@ pub trait KeyParts {
 }
 
 /// Builds a key from a prefix and parts.
-#[derive(Debug)]
 pub struct KeyWriter {
-    key: Vec<u8>,
+    short: [u8; SHORT],
+    // How much of it is used, for as long as that is enough.
+    len: usize,
+    long: Vec<u8>,
     parts: usize,
     empty: bool,
 }
 
+impl fmt::Debug for KeyWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyWriter").field("parts", &self.parts).finish_non_exhaustive()
+    }
+}
+
 impl KeyWriter {
+    #[inline]
     pub(crate) fn new(prefix: &str) -> Self {
-        let mut key = Vec::with_capacity(prefix.len() + 24);
-        key.extend_from_slice(prefix.as_bytes());
-        Self { key, parts: 0, empty: false }
+        let mut writer =
+            Self { short: [0; SHORT], len: 0, long: Vec::new(), parts: 0, empty: false };
+        writer.push(prefix.as_bytes());
+        writer
+    }
+
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        let end = self.len + bytes.len();
+        match self.short.get_mut(self.len..end) {
+            Some(free) if self.long.is_empty() => {
+                free.copy_from_slice(bytes);
+                self.len = end;
+            }
+            _ => self.push_long(bytes),
+        }
+    }
+
+    #[cold]
+    fn push_long(&mut self, bytes: &[u8]) {
+        if self.long.is_empty() {
+            self.long.extend_from_slice(&self.short[..self.len]);
+        }
+        self.long.extend_from_slice(bytes);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.long.is_empty() { &self.short[..self.len] } else { &self.long }
     }
 
     /// Appends one part, which may contain anything but must not be empty.
     pub fn part(&mut self, part: &[u8]) {
-        self.parts += 1;
         self.empty |= part.is_empty();
-        self.key.push(b':');
-        for byte in part {
-            match byte {
-                b'%' | b':' | b'{' | b'}' => {
-                    self.key.extend_from_slice(match byte {
-                        b'%' => b"%25",
-                        b':' => b"%3A",
-                        b'{' => b"%7B",
-                        _ => b"%7D",
-                    });
-                }
-                _ => self.key.push(*byte),
-            }
+        self.plain(b"");
+        let mut rest = part;
+        while let Some(at) = rest.iter().position(|byte| matches!(byte, b'%' | b':' | b'{' | b'}'))
+        {
+            self.push(&rest[..at]);
+            self.push(match rest[at] {
+                b'%' => b"%25",
+                b':' => b"%3A",
+                b'{' => b"%7B",
+                _ => b"%7D",
+            });
+            rest = &rest[at + 1..];
         }
+        self.push(rest);
     }
 
     /// Appends one part that needs no escaping.
-    fn plain(&mut self, part: impl std::fmt::Display) {
-        struct Into<'a>(&'a mut Vec<u8>);
-        impl Write for Into<'_> {
-            fn write_str(&mut self, text: &str) -> std::fmt::Result {
-                self.0.extend_from_slice(text.as_bytes());
-                Ok(())
-            }
-        }
+    #[inline]
+    fn plain(&mut self, part: &[u8]) {
         self.parts += 1;
-        self.key.push(b':');
-        // Writing to a vector cannot fail.
-        _ = write!(Into(&mut self.key), "{part}");
+        self.push(b":");
+        self.push(part);
     }
 
+    #[inline]
     fn check(&self) -> Result<()> {
         if self.empty || self.parts == 0 {
             return Err(Error::new(ErrorKind::InvalidInput, "a part of the key is empty"));
@@ -87,31 +113,24 @@ impl KeyWriter {
 
     pub(crate) fn finish(self) -> Result<Key> {
         self.check()?;
-        Key::from_bytes(self.key.into())
+        if self.long.is_empty() {
+            return Key::new(&self.short[..self.len]);
+        }
+        Key::from_bytes(self.long.into())
     }
 }
 
-/// Builds a key for as long as `look` looks at it, in a buffer that is used again: a hit of the near cache allocates
-/// nothing.
+/// Builds a key for as long as `look` looks at it: a hit of the near cache allocates nothing.
+#[inline]
 pub(crate) fn with_key<K: KeyParts + ?Sized, R>(
     prefix: &str,
     key: &K,
     look: impl FnOnce(&[u8]) -> R,
 ) -> Result<R> {
-    thread_local! {
-        static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    }
-    // Taken, not borrowed: the parts may be written by code that builds keys itself.
-    let mut buffer = BUFFER.take();
-    buffer.clear();
-    buffer.extend_from_slice(prefix.as_bytes());
-    let mut writer = KeyWriter { key: buffer, parts: 0, empty: false };
+    let mut writer = KeyWriter::new(prefix);
     key.write(&mut writer);
-    let done = writer.check().map(|()| look(&writer.key));
-    if writer.key.capacity() <= MOST_KEPT {
-        BUFFER.set(writer.key);
-    }
-    done
+    writer.check()?;
+    Ok(look(writer.bytes()))
 }
 
 impl KeyParts for str {
@@ -144,17 +163,24 @@ impl<P: KeyParts + ?Sized> KeyParts for &P {
     }
 }
 
-macro_rules! plain_parts {
+impl KeyParts for uuid::Uuid {
+    fn write(&self, key: &mut KeyWriter) {
+        key.plain(self.hyphenated().encode_lower(&mut Self::encode_buffer()).as_bytes());
+    }
+}
+
+macro_rules! integers {
     ($($type:ty)*) => {
         $(impl KeyParts for $type {
+            #[inline]
             fn write(&self, key: &mut KeyWriter) {
-                key.plain(self);
+                key.plain(itoa::Buffer::new().format(*self).as_bytes());
             }
         })*
     };
 }
 
-plain_parts!(i8 i16 i32 i64 i128 isize u8 u16 u32 u64 u128 usize uuid::Uuid);
+integers!(i8 i16 i32 i64 i128 isize u8 u16 u32 u64 u128 usize);
 
 macro_rules! tuples {
     ($($($name:ident $index:tt),+;)*) => {
@@ -189,6 +215,12 @@ mod tests {
     fn plain_parts_stay_as_they_are() {
         assert_eq!(key(&7_u64).as_bytes(), b"ns:7");
         assert_eq!(key(&("a", -1_i32)).as_bytes(), b"ns:a:-1");
+        assert_eq!(
+            key(&(i128::MIN, u64::MAX)).as_bytes(),
+            format!("ns:{}:{}", i128::MIN, u64::MAX).as_bytes()
+        );
+        let id = uuid::Uuid::from_u128(0xabcd);
+        assert_eq!(key(&id).as_bytes(), format!("ns:{id}").as_bytes());
     }
 
     #[test]
@@ -196,6 +228,15 @@ mod tests {
         assert_ne!(key(&("a", "b:c")), key(&("a:b", "c")));
         assert_eq!(key(&"{victim}").as_bytes(), b"ns:%7Bvictim%7D");
         assert_eq!(key(&"%3A").as_bytes(), b"ns:%253A");
+    }
+
+    #[test]
+    fn a_long_key_is_what_its_parts_are() {
+        for len in [1, SHORT - 5, SHORT - 4, SHORT - 3, SHORT - 2, SHORT, 1_000] {
+            let text = "x".repeat(len);
+            let whole = key(&(text.as_str(), 7, text.as_str()));
+            assert_eq!(whole.as_bytes(), format!("ns:{text}:7:{text}").as_bytes());
+        }
     }
 
     #[test]

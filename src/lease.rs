@@ -77,7 +77,7 @@ impl Terms {
                 return Err(error);
             }
         };
-        let vouch = replies.vouch().cloned();
+        let vouch = replies.vouch().copied();
         let answered = Instant::now();
         let answers = replies.into_results().into_iter().zip(leases).map(|(result, mut lease)| {
             let leased = result.and_then(crate::op::Reply::into_leased)?;
@@ -90,7 +90,7 @@ impl Terms {
                 }
                 _ => None,
             };
-            Ok(Asked { leased, lease, vouch: vouch.clone(), sent })
+            Ok(Asked { leased, lease, vouch, sent })
         });
         Ok(answers.collect())
     }

@@ -385,7 +385,7 @@ where
         let now = Instant::now();
         with_key(&self.name, key, |key| {
             let hit = room.get::<T>(key, now)?;
-            match family.near_hit(hit, now, nothing_is_fit)? {
+            match family.near_hit(hit, nothing_is_fit)? {
                 Seen::Fresh(answer) => {
                     family.note(key, answer.from);
                     Some(answer.value)

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
-use quick_cache::sync::Cache;
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 use tokio::time::Instant;
 
+pub(crate) use self::entry::Life;
+use self::entry::{Clock, Entry, Name, Weight};
 use self::marks::{Mark, Marks};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -17,26 +19,33 @@ use crate::op::Vouch;
 use crate::stats::{Cause, ReadRecorder};
 use crate::store::{InvalidationSink, Sweeping};
 
+mod entry;
 mod marks;
-
-/// What an entry takes beside its key and its encoded value: a slot in the table (about 120 bytes with the free
-/// ones), the entry itself (112), and what its three allocations cost. Decoded values are counted by the length of
-/// their encoding, which is about what structs of numbers and texts take.
-const ENTRY_OVERHEAD: u64 = 320;
 
 /// The table makes room for entries of this size from the start, and grows if they are smaller.
 const BYTES_PER_EXPECTED_ENTRY: u64 = 2048;
 
-type Table = Cache<Bytes, Arc<Entry>, Weight, DefaultHashBuilder>;
+type Table = Cache<Name, Entry, Weight, DefaultHashBuilder>;
 
 /// The near cache of a client.
 pub(crate) struct Near {
     shared: Arc<Common>,
-    max_bytes: u64,
     // Set with the first room: before, writers need not mark anything.
     used: AtomicBool,
+}
+
+/// What rooms, readers and writers share.
+struct Common {
+    marks: Marks<Mutex<marks::Stripe>>,
+    clock: Clock,
+    max_bytes: u64,
     // What is left for the rooms without a budget of their own, and their table.
     left: Mutex<Left>,
+    tables: RwLock<Vec<Arc<Table>>>,
+    // Who counts for a room. Namespaces of the same name share one.
+    recorders: RwLock<Vec<Arc<ReadRecorder>>>,
+    // Whether the last vouch that ended did so with the data, not with its connection.
+    flushed: AtomicBool,
 }
 
 struct Left {
@@ -44,62 +53,31 @@ struct Left {
     table: Option<Arc<Table>>,
 }
 
-/// What rooms, readers and writers share.
-struct Common {
-    marks: Marks<Mutex<marks::Stripe>>,
-    tables: RwLock<Vec<Arc<Table>>>,
-    // Whether the last vouch that ended did so with the data, not with its connection.
-    flushed: AtomicBool,
-}
-
-struct Entry {
-    // Nothing: it is remembered that there is nothing.
-    value: Option<Arc<dyn Any + Send + Sync>>,
-    life: Life,
-    vouch: Vouch,
-    bytes: u64,
-    reads: Arc<ReadRecorder>,
-}
-
-#[derive(Clone)]
-struct Weight;
-
-impl Weighter<Bytes, Arc<Entry>> for Weight {
-    fn weight(&self, key: &Bytes, entry: &Arc<Entry>) -> u64 {
-        ENTRY_OVERHEAD + key.len() as u64 + entry.bytes
-    }
-}
-
 /// The part of the near cache that is a namespace's.
 pub(crate) struct Room {
     shared: Arc<Common>,
     table: Arc<Table>,
-    reads: Arc<ReadRecorder>,
-}
-
-/// The times of a value.
-#[derive(Clone, Copy)]
-pub(crate) struct Life {
-    /// Since when it is stored, as far as that is known, else since when it was read.
-    pub(crate) since: Instant,
-    /// Until when it is fresh; nothing for as long as it is here.
-    pub(crate) fresh_until: Option<Instant>,
-    /// Until when it may be kept.
-    pub(crate) expires: Instant,
+    // Its place among the recorders.
+    number: u32,
+    // What it was given of the budget, for itself alone.
+    own_bytes: Option<u64>,
 }
 
 /// A value that was near.
 pub(crate) struct Hit<T> {
     /// Nothing: it is remembered that there is nothing.
     pub(crate) value: Option<Arc<T>>,
-    pub(crate) life: Life,
+    /// How old it is, in nanoseconds.
+    pub(crate) age: u64,
+    /// For how many nanoseconds it is fresh; nothing for as long as it is near.
+    pub(crate) fresh: Option<u64>,
 }
 
 /// A read in flight, whose answer may be kept unless its key changes before.
 pub(crate) struct Reading {
     shared: Arc<Common>,
     table: Arc<Table>,
-    reads: Arc<ReadRecorder>,
+    number: u32,
     mark: Mark,
 }
 
@@ -115,12 +93,14 @@ impl Near {
         Self {
             shared: Arc::new(Common {
                 marks: Marks::new(),
+                clock: Clock::new(),
+                max_bytes,
+                left: Mutex::new(Left { bytes: max_bytes, table: None }),
                 tables: RwLock::default(),
+                recorders: RwLock::default(),
                 flushed: AtomicBool::new(false),
             }),
-            max_bytes,
             used: AtomicBool::new(false),
-            left: Mutex::new(Left { bytes: max_bytes, table: None }),
         }
     }
 
@@ -134,11 +114,12 @@ impl Near {
     /// # Errors
     /// [`ErrorKind::Config`] if so much is not left.
     pub(crate) fn room(&self, max_bytes: Option<u64>, reads: Arc<ReadRecorder>) -> Result<Room> {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &self.shared;
+        let mut left = shared.left();
         let table = match (max_bytes, &left.table) {
             (None, Some(table)) => Arc::clone(table),
             (None, None) => {
-                let table = self.table(left.bytes);
+                let table = shared.table(left.bytes);
                 left.table = Some(Arc::clone(&table));
                 table
             }
@@ -148,19 +129,22 @@ impl Near {
                         ErrorKind::Config,
                         format!(
                             "near_max_bytes is {bytes}, and {} of the client's {} are left; raise the client's",
-                            left.bytes, self.max_bytes
+                            left.bytes, shared.max_bytes
                         ),
                     ));
                 }
-                left.bytes -= bytes;
-                if let Some(table) = &left.table {
-                    table.set_capacity(left.bytes);
-                }
-                self.table(bytes)
+                let rest = left.bytes - bytes;
+                left.set(rest);
+                shared.table(bytes)
             }
         };
         self.used.store(true, Ordering::SeqCst);
-        Ok(Room { shared: Arc::clone(&self.shared), table, reads })
+        Ok(Room {
+            shared: Arc::clone(shared),
+            table,
+            number: shared.number(reads),
+            own_bytes: max_bytes,
+        })
     }
 
     /// Marks keys that are about to be written. Until it is dropped nothing of them is kept.
@@ -170,24 +154,6 @@ impl Near {
             self.shared.marks.begin_write(key, || self.shared.remove(key, Cause::OwnWrite));
         }
         Writing { near: self, keys }
-    }
-
-    fn table(&self, max_bytes: u64) -> Arc<Table> {
-        let expected = usize::try_from(max_bytes / BYTES_PER_EXPECTED_ENTRY).unwrap_or(usize::MAX);
-        let options = OptionsBuilder::new()
-            .estimated_items_capacity(expected.max(16))
-            .weight_capacity(max_bytes)
-            .build()
-            .expect("both numbers that the options need are given");
-        let table = Arc::new(Cache::with_options(
-            options,
-            Weight,
-            DefaultHashBuilder::default(),
-            quick_cache::sync::DefaultLifecycle::default(),
-        ));
-        let mut tables = self.shared.tables.write().unwrap_or_else(PoisonError::into_inner);
-        tables.push(Arc::clone(&table));
-        table
     }
 }
 
@@ -205,12 +171,60 @@ impl InvalidationSink for Near {
     }
 }
 
+impl Left {
+    fn set(&mut self, bytes: u64) {
+        self.bytes = bytes;
+        if let Some(table) = &self.table {
+            table.set_capacity(bytes);
+        }
+    }
+}
+
 impl Common {
+    fn left(&self) -> std::sync::MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table(&self, max_bytes: u64) -> Arc<Table> {
+        let expected = usize::try_from(max_bytes / BYTES_PER_EXPECTED_ENTRY).unwrap_or(usize::MAX);
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(expected.max(16))
+            .weight_capacity(max_bytes)
+            .build()
+            .expect("both numbers that the options need are given");
+        let hasher = DefaultHashBuilder::default();
+        let table = Cache::with_options(options, Weight, hasher, DefaultLifecycle::default());
+        let table = Arc::new(table);
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        tables.push(Arc::clone(&table));
+        table
+    }
+
+    /// The number of the rooms for which this recorder counts.
+    fn number(&self, reads: Arc<ReadRecorder>) -> u32 {
+        let mut recorders = self.recorders.write().unwrap_or_else(PoisonError::into_inner);
+        let known = recorders.iter().position(|known| Arc::ptr_eq(known, &reads));
+        let at = known.unwrap_or_else(|| {
+            recorders.push(reads);
+            recorders.len() - 1
+        });
+        // Statistics know a few hundred namespaces at most.
+        u32::try_from(at).unwrap_or(u32::MAX)
+    }
+
+    /// Counts an entry that left.
+    fn left_for(&self, entry: &Entry, cause: Cause) {
+        let recorders = self.recorders.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reads) = recorders.get(entry.room as usize) {
+            reads.invalidated(cause);
+        }
+    }
+
     fn remove(&self, key: &[u8], cause: Cause) {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         for table in tables.iter() {
             if let Some((_, entry)) = table.remove(key) {
-                entry.reads.invalidated(cause);
+                self.left_for(&entry, cause);
             }
         }
     }
@@ -229,21 +243,18 @@ impl Room {
     /// A value that is near, if it still holds. One lookup, one look at the vouch, and the caller's `now`.
     pub(crate) fn get<T: Send + Sync + 'static>(&self, key: &[u8], now: Instant) -> Option<Hit<T>> {
         let entry = self.table.get(key)?;
-        if !entry.vouch.holds() {
-            let flushed = self.shared.flushed.load(Ordering::Relaxed);
-            self.forget(key, &entry, if flushed { Cause::Flushed } else { Cause::Lost });
+        let now = self.shared.clock.at(now);
+        if !entry.vouch.holds() || now >= entry.expires {
+            self.forget(key, &entry);
             return None;
         }
-        if now >= entry.life.expires {
-            self.forget(key, &entry, Cause::Expired);
-            return None;
-        }
-        let value = match &entry.value {
+        let (age, fresh) = entry.times(now);
+        let value = match entry.value {
             // Another type under the same key: not this caller's.
-            Some(value) => Some(Arc::clone(value).downcast().ok()?),
+            Some(value) => Some(value.downcast().ok()?),
             None => None,
         };
-        Some(Hit { value, life: entry.life })
+        Some(Hit { value, age, fresh })
     }
 
     /// Marks a read that is about to be sent.
@@ -251,15 +262,36 @@ impl Room {
         Reading {
             shared: Arc::clone(&self.shared),
             table: Arc::clone(&self.table),
-            reads: Arc::clone(&self.reads),
+            number: self.number,
             mark: self.shared.marks.begin_read(key.bytes()),
         }
     }
 
-    fn forget(&self, key: &[u8], entry: &Arc<Entry>, cause: Cause) {
-        if self.table.remove_if(key, |there| Arc::ptr_eq(there, entry)).is_some() {
-            entry.reads.invalidated(cause);
+    #[cold]
+    fn forget(&self, key: &[u8], entry: &Entry) {
+        let cause = if entry.vouch.holds() {
+            Cause::Expired
+        } else if self.shared.flushed.load(Ordering::Relaxed) {
+            Cause::Flushed
+        } else {
+            Cause::Lost
+        };
+        if self.table.remove_if(key, |there| there.is(entry)).is_some() {
+            self.shared.left_for(entry, cause);
         }
+    }
+}
+
+impl Drop for Room {
+    /// Gives back what it had for itself alone.
+    fn drop(&mut self) {
+        let Some(bytes) = self.own_bytes else { return };
+        let mut tables = self.shared.tables.write().unwrap_or_else(PoisonError::into_inner);
+        tables.retain(|table| !Arc::ptr_eq(table, &self.table));
+        drop(tables);
+        let mut left = self.shared.left();
+        let all = left.bytes + bytes;
+        left.set(all);
     }
 }
 
@@ -273,18 +305,14 @@ impl Reading {
         life: Life,
         vouch: &Vouch,
     ) -> bool {
-        let entry = Entry {
-            value: value.map(|value| value as Arc<dyn Any + Send + Sync>),
-            life,
-            vouch: vouch.clone(),
-            bytes: bytes as u64,
-            reads: Arc::clone(&self.reads),
-        };
+        let value = value.map(|value| value as Arc<dyn Any + Send + Sync>);
+        let entry = Entry::new(value, bytes, life, *vouch, self.number, self.shared.clock);
+        let name = Name::new(self.mark.key());
         self.shared.marks.finish_read(&self.mark, || {
             // Looked at under the same lock as changes are told: one that was not told yet ends the vouch
             // before it is.
             if vouch.holds() {
-                self.table.insert(self.mark.key().clone(), Arc::new(entry));
+                self.table.insert(name, entry);
                 return true;
             }
             false
@@ -300,7 +328,7 @@ impl Drop for Reading {
 
 impl fmt::Debug for Near {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Near").field("max_bytes", &self.max_bytes).finish_non_exhaustive()
+        f.debug_struct("Near").field("max_bytes", &self.shared.max_bytes).finish_non_exhaustive()
     }
 }
 

@@ -163,3 +163,30 @@ impl<L: Lock<Stripe>> Marks<L> {
         self.stripes.iter().map(|stripe| stripe.with(|stripe| stripe.0.len())).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_nobody_reads_or_writes_has_no_mark() {
+        let marks = Marks::<Mutex<Stripe>>::new();
+        let key = Bytes::from_static(b"k");
+        let (one, other) = (marks.begin_read(&key), marks.begin_read(&key));
+        assert_eq!(marks.len(), 1);
+        assert!(marks.finish_read(&one, || true));
+        marks.give_up(&one);
+        marks.change(&key, || {});
+        assert!(!marks.finish_read(&other, || true), "the key changed meanwhile");
+        marks.give_up(&other);
+        assert_eq!(marks.len(), 0);
+        marks.begin_write(&key, || {});
+        let during = marks.begin_read(&key);
+        assert!(!marks.finish_read(&during, || true), "the key is being written");
+        marks.change_all();
+        assert_eq!(marks.len(), 1, "a write is not forgotten");
+        marks.end_write(&key, || {});
+        marks.give_up(&during);
+        assert_eq!(marks.len(), 0);
+    }
+}

@@ -20,6 +20,7 @@ pub(super) struct Place {
 ///
 /// The first threads to count have a stripe each for good, which they need not lock; all others share the
 /// last one.
+#[inline]
 pub(super) fn place() -> Place {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -36,11 +37,13 @@ pub(super) fn place() -> Place {
 
 impl Place {
     /// This thread's part of what is striped.
+    #[inline]
     pub(super) fn of<T>(self, stripes: &[T]) -> &T {
         &stripes[self.stripe]
     }
 
     /// Adds to a counter of this thread's part.
+    #[inline]
     pub(super) fn add(self, counter: &AtomicU64, amount: u64) {
         if self.alone {
             // Nobody else writes here: a third of the time of an atomic addition.
@@ -74,6 +77,7 @@ impl<const N: usize> Striped<N> {
         Self((0..stripes()).map(|_| Padded([const { AtomicU64::new(0) }; N])).collect())
     }
 
+    #[inline]
     pub(super) fn add(&self, place: Place, counter: usize, amount: u64) {
         place.add(&place.of(&self.0).0[counter], amount);
     }

@@ -34,7 +34,11 @@ impl Histogram {
     }
 
     pub(super) fn record(&self, place: Place, latency: Duration) {
-        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.record_nanos(place, u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    #[inline]
+    pub(super) fn record_nanos(&self, place: Place, nanos: u64) {
         let stripe = place.of(&self.0);
         place.add(&stripe.buckets[bucket(nanos)], 1);
         place.add(&stripe.nanos, nanos);
@@ -64,6 +68,7 @@ impl Histogram {
 }
 
 /// The bucket of a latency.
+#[inline]
 fn bucket(nanos: u64) -> usize {
     if nanos < PER_DOUBLING as u64 {
         return nanos as usize;

@@ -111,6 +111,7 @@ impl ReadRecorder {
         }
     }
 
+    #[inline]
     pub(crate) fn count(&self, event: Read) {
         self.add(event as usize);
     }
@@ -120,10 +121,11 @@ impl ReadRecorder {
         self.add(METRICS.len() + cause as usize);
     }
 
-    /// How old the value is that was served.
-    pub(crate) fn age(&self, age: Duration) {
-        self.age.get_or_init(Histogram::new).record(place(), age);
-        self.seen().age.record(age);
+    /// How old the value is that was served, in nanoseconds.
+    #[inline]
+    pub(crate) fn age(&self, nanos: u64) {
+        self.age.get_or_init(Histogram::new).record_nanos(place(), nanos);
+        self.seen().age.record(nanos as f64 / 1e9);
     }
 
     /// How long a loader ran that came to its end.
@@ -143,16 +145,18 @@ impl ReadRecorder {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mean| Some(mix(mean)));
     }
 
-    /// The mean load time, in which the latest count most; zero before the first.
-    pub(crate) fn mean_load_time(&self) -> Duration {
-        Duration::from_nanos(self.mean_load.load(Ordering::Relaxed))
+    /// The mean load time in nanoseconds, in which the latest count most; zero before the first.
+    pub(crate) fn mean_load_nanos(&self) -> u64 {
+        self.mean_load.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn add(&self, counter: usize) {
         self.counters.add(place(), counter, 1);
         self.seen().counters[counter].increment(1);
     }
 
+    #[inline]
     fn seen(&self) -> &Seen {
         self.seen.get_or_init(|| Seen::new(&self.label))
     }
@@ -323,7 +327,7 @@ mod tests {
         for (at, cause) in ALL_CAUSES.into_iter().enumerate() {
             (0..=at).for_each(|_| reads.invalidated(cause));
         }
-        reads.age(Duration::from_secs(3));
+        reads.age(3_000_000_000);
         reads.load_time(Duration::from_millis(20));
     }
 
@@ -392,15 +396,15 @@ mod tests {
     #[test]
     fn the_mean_load_time_follows_the_latest_loads_and_is_not_moved_far_by_one() {
         let reads = ReadRecorder::new("user".to_owned());
-        assert_eq!(reads.mean_load_time(), Duration::ZERO);
+        assert_eq!(reads.mean_load_nanos(), 0);
         reads.load_time(Duration::from_millis(80));
-        assert_eq!(reads.mean_load_time(), Duration::from_millis(80));
+        assert_eq!(reads.mean_load_nanos(), 80_000_000);
         reads.load_time(Duration::from_millis(160));
-        assert_eq!(reads.mean_load_time(), Duration::from_millis(90));
+        assert_eq!(reads.mean_load_nanos(), 90_000_000);
         (0..200).for_each(|_| reads.load_time(Duration::from_micros(7)));
-        assert_eq!(reads.mean_load_time(), Duration::from_micros(7));
+        assert_eq!(reads.mean_load_nanos(), 7_000);
         (0..200).for_each(|_| reads.load_time(Duration::from_micros(9)));
-        assert_eq!(reads.mean_load_time(), Duration::from_micros(9));
+        assert_eq!(reads.mean_load_nanos(), 9_000);
     }
 
     #[test]
@@ -412,7 +416,7 @@ mod tests {
                     let reads = recorder.reads(b"user");
                     for _ in 0..10_000 {
                         reads.count(Read::NearHit);
-                        reads.age(Duration::from_millis(1));
+                        reads.age(1_000_000);
                     }
                 });
             }

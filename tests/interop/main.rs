@@ -1,12 +1,18 @@
 //! Larder and a Python process (redis-py, orjson) on one server: what one writes the other reads, by
-//! every method, and each respects the other's locks.
+//! every method, each respects the other's locks and leases, and they share one loader for each key.
+//! `LARDER_FULL=1` runs the full counts.
 
+mod leases;
 mod locks;
 mod peer;
+mod sharing;
+mod through;
 mod values;
+mod writers;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use larder::CacheClient;
 use larder::testing::RedisServer;
@@ -27,6 +33,12 @@ async fn a_python_process_and_larder_read_each_other_and_exclude_each_other() {
     values::lists(&cache, &mut peer, &mut tally).await;
     values::groups_and_scans(&cache, &mut peer, &mut tally).await;
     locks::both_ways(&cache, &mut peer, &mut tally).await;
+    through::loaded(&cache, &mut peer, &mut tally).await;
+    through::nothing(&cache, &mut peer, &mut tally).await;
+    through::graceful(&cache, &mut peer, &mut tally).await;
+    through::many(&cache, &mut peer, &mut tally).await;
+    through::invalidated(&cache, &mut peer, &mut tally).await;
+    through::near(&cache, &mut peer, &mut tally).await;
 
     println!(
         "interop: {} comparisons over {} methods, {} differences",
@@ -47,6 +59,21 @@ fn the_golden_vectors_are_what_redis_py_and_orjson_write() {
         std::process::Command::new(peer::python()).args([script, "--check"]).output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     println!("golden vectors: {}", String::from_utf8_lossy(&run.stdout).trim());
+}
+
+/// How often something is tried: in full, or a tenth.
+fn times(full: u64) -> u64 {
+    let all = std::env::var_os("LARDER_FULL").is_some_and(|set| set == "1");
+    if all { full } else { full / 10 }
+}
+
+/// Waits until `holds`; what it waits for is told by the server, which gives no event to await.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "{what}: not within 10 s");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// The names of the methods of the client and of namespaces, from their sources, so that a new one

@@ -18,6 +18,7 @@ import uuid
 import orjson
 from redis._parsers import Encoder
 
+from recipes import documented
 from wire import dumps, loads
 
 plain = Encoder("utf-8", "strict", False).encode
@@ -90,6 +91,15 @@ EDGES = [
     "01", "+1", ".5", "1.", "'a'", "\"a\nb\"", " [ 1 , 2 ] ", "[" * 127 + "]" * 127,
 ]
 
+# Keys of leases: plain, with hash tags, with braces that are none, and what is no text.
+LEASED = [
+    b"k", b"user:7", b"123456789", b" ", b"\x00", b"\xff\xfe", b"%7B", b"a:b:c", "Zoë:🦀".encode(), b"x" * 300, b"larder:lease:k",
+    b"{t}", b"a{t}b", b"{t}{u}", b"{{t}}", b"{{}", b"{{}}", b"{}}", b"{t}}", b"}{t}", b"a}b{c}d", b"{t", b"{larder:lease:{k}:x}",
+    b"{", b"}", b"{}", b"{}{a}", b"{}a{b}", b"a{b", b"a}b", b"}{", b"}{}", b"a{}b", b"{}x", b"x}", b"}}", b"{{", b"a}b{c", b"user:{}:7",
+    b"{\xff}", b"\xff{\x00}\xfe", b"\xf0\x9f{", b"{\xf0\x9f", "🦀{🦀}".encode(), "}🦀{".encode(), b"{ }", b"{\r\n}", b"\r\n}",
+    b"{" + b"t" * 300 + b"}" + b"k" * 300, b"{" * 300, b"}" * 300, b"{}" * 150, b"larder:lease:{k}", b"larder:lease:{0}:{}",
+]
+
 
 def edge(text: str):
     try:
@@ -109,6 +119,7 @@ def seconds_of(second: int, micros: int, zone):
 
 def main():
     utc = datetime.timezone.utc
+    lease_key = documented()["lease_key"]
     vectors = {
         "floats": [{"bits": bits(v), "plain": plain(v).decode(), "json": dumps(v).decode()} for v in floats()],
         "integers": [{"value": str(v), "plain": plain(v).decode(), "json": dumps(v).decode()} for v in INTEGERS],
@@ -133,6 +144,7 @@ def main():
         "keys": [{"json": dumps({k: 1}).decode(), "value": k} for k in KEYS],
         "documents": [dumps(v).hex() for v in DOCUMENTS],
         "edges": [edge(text) for text in EDGES],
+        "leases": [{"key": key.hex(), "lease": lease_key(key).hex()} for key in LEASED],
     }
     target = pathlib.Path(__file__).with_name("vectors.json")
     lines = (

@@ -12,6 +12,10 @@ Python's own json module, so that orjson is only ever what is compared.
     {"do": "unlock", "name": n}                                        ... release
     {"do": "owned", "name": n}                                         ... owned
     {"do": "recipe", "name": f, "args": [...]}                         a function of docs/interop.md
+    {"do": "leases", "keys": [...]}                                    its lease_key of each
+    {"do": "held", "key": k, "lease": s}                               its get_or_load, loading what it is told:
+                                                                       see held()
+    {"do": "counted", "key": k, "value": v}                            its get_or_load, loading v and counting
 
 Bytes are {"$bytes": hex}; what JSON lacks is {"$decimal": text}, {"$seconds": n}, {"$time": unix},
 {"$naive": unix}, {"$uuid": text}, {"$set": [...]}, {"$nan": 0}.
@@ -20,14 +24,13 @@ Bytes are {"$bytes": hex}; what JSON lacks is {"$decimal": text}, {"$seconds": n
 import datetime
 import decimal
 import json
-import pathlib
-import re
 import sys
 import uuid
 
 import redis
 
 import wire
+from recipes import documented
 
 EPOCH = datetime.datetime(1970, 1, 1)
 KINDS = {
@@ -61,19 +64,45 @@ def plain(result):
     return result
 
 
-def recipes():
-    """The functions that the documentation gives to its readers."""
-    text = (pathlib.Path(__file__).parents[2] / "docs" / "interop.md").read_text()
-    found = {}
-    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(code, found)
-    return found
+def say(message):
+    print(json.dumps(message), flush=True)
+
+
+def hear():
+    """The next request; none at the end."""
+    line = sys.stdin.readline()
+    return json.loads(line, object_pairs_hook=build) if line else None
+
+
+class Waiting(redis.Redis):
+    """Tells whenever it could not take what it wanted."""
+
+    def set(self, *args, **kwargs):
+        taken = super().set(*args, **kwargs)
+        if not taken:
+            say({"ok": "waiting"})
+        return taken
+
+
+def held(get_or_load, server, key, lease):
+    """Says "waiting" while another loads, and "loading" when it loads itself: the next line is what it loads, or no
+    "value" if it fails. The last line is the value, as any answer."""
+
+    def load():
+        say({"ok": "loading"})
+        told = hear()
+        if "value" not in told:
+            raise LookupError
+        return told["value"]
+
+    return {"value": get_or_load(server, key, 60, load, lease)}
 
 
 def main():
-    server = redis.Redis(host="127.0.0.1", port=int(sys.argv[1]))
+    here = {"host": "127.0.0.1", "port": int(sys.argv[1])}
+    server, waiting = redis.Redis(**here), Waiting(**here)
     locks = {}
-    documented = recipes()
+    recipes = documented()
 
     def answer(request):
         match request:
@@ -92,16 +121,26 @@ def main():
             case {"do": "owned", "name": name}:
                 return locks[name].owned()
             case {"do": "recipe", "name": "shown", "args": [key]}:
-                return documented["shown"](key)
+                return recipes["shown"](key)
             case {"do": "recipe", "name": name, "args": args}:
-                return documented[name](server, *args)
+                return recipes[name](server, *args)
+            case {"do": "leases", "keys": keys}:
+                return [plain(recipes["lease_key"](key)) for key in keys]
+            case {"do": "held", "key": key, "lease": lease}:
+                return held(recipes["get_or_load"], waiting, key, lease)
+            case {"do": "counted", "key": key, "value": value}:
 
-    for line in sys.stdin:
+                def load():
+                    server.incr(f"loads:{key}")
+                    return value
+
+                return recipes["get_or_load"](server, key, 60, load, poll=0.001)
+
+    while (request := hear()) is not None:
         try:
-            reply = {"ok": answer(json.loads(line, object_pairs_hook=build))}
-        except redis.RedisError as error:
-            reply = {"error": type(error).__name__}
-        print(json.dumps(reply), flush=True)
+            say({"ok": answer(request)})
+        except (redis.RedisError, LookupError) as error:
+            say({"error": type(error).__name__})
 
 
 main()

@@ -13,11 +13,12 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// A running `peer.py`: redis-py and orjson on the given server.
 pub(crate) struct Peer {
-    // Held for its `kill_on_drop`.
-    _process: Child,
+    process: Child,
     requests: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
 }
+
+const ENDED: &str = "the Python side ended (see above): run ./check for its requirements";
 
 /// The Python that has `requirements.txt`. A test without it fails: it would prove nothing.
 pub(crate) fn python() -> PathBuf {
@@ -47,17 +48,24 @@ impl Peer {
             .expect("the Python process starts");
         let requests = process.stdin.take().unwrap();
         let answers = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { _process: process, requests, answers }
+        Self { process, requests, answers }
     }
 
     async fn ask(&mut self, request: Value) -> Result<Value, String> {
+        self.tell(request).await;
+        self.hear().await
+    }
+
+    /// Sends a line, and waits for nothing.
+    pub(crate) async fn tell(&mut self, request: Value) {
         let line = serde_json::to_string(&request).unwrap() + "\n";
-        let written = self.requests.write_all(line.as_bytes()).await;
+        self.requests.write_all(line.as_bytes()).await.expect(ENDED);
+    }
+
+    /// The next line of the other side; an error is the name of its exception.
+    pub(crate) async fn hear(&mut self) -> Result<Value, String> {
         let answer = tokio::time::timeout(Duration::from_secs(30), self.answers.next_line());
-        let line = match (written, answer.await) {
-            (Ok(()), Ok(Ok(Some(line)))) => line,
-            _ => panic!("the Python side ended (see above): run ./check for its requirements"),
-        };
+        let Ok(Ok(Some(line))) = answer.await else { panic!("{ENDED}") };
         let answer: Value = serde_json::from_str(&line).unwrap();
         match answer.get("error") {
             None => Ok(answer.get("ok").unwrap().clone()),
@@ -126,6 +134,48 @@ impl Peer {
     pub(crate) async fn recipe(&mut self, name: &str, args: Vec<Value>) -> Value {
         let request = [("do", "recipe".into()), ("name", name.into()), ("args", args.into())];
         self.ask(object(request)).await.unwrap()
+    }
+
+    /// `lease_key` of `docs/interop.md`, of many keys.
+    pub(crate) async fn leases(&mut self, keys: &[Vec<u8>]) -> Vec<Bytes> {
+        let keys: Vec<Value> = keys.iter().map(bytes).collect();
+        let found = self.ask(object([("do", "leases".into()), ("keys", keys.into())])).await;
+        let found = found.unwrap();
+        found.as_array().unwrap().iter().map(|lease| bytes_of(lease).unwrap()).collect()
+    }
+
+    /// Begins a `get_or_load` of `docs/interop.md` that tells how it goes: the lines are "waiting", "loading" (it waits
+    /// for [`loads`](Self::loads) then) and, at last, what it answers.
+    pub(crate) async fn begin(&mut self, key: &str, lease: Duration) {
+        let lease = lease.as_secs_f64().into();
+        self.tell(object([("do", "held".into()), ("key", key.into()), ("lease", lease)])).await;
+    }
+
+    /// What the loader gives that it has begun; nothing fails it.
+    pub(crate) async fn loads(&mut self, value: Option<Value>) {
+        self.tell(value.map(|value| ("value", value)).into_iter().collect()).await;
+    }
+
+    /// What a `get_or_load` answers in the end, after any number of "waiting".
+    pub(crate) async fn answers(&mut self) -> Result<Value, String> {
+        loop {
+            let line = self.hear().await?;
+            if let Some(value) = line.get("value") {
+                return Ok(value.clone());
+            }
+            assert_eq!(line, Value::from("waiting"), "it answers, or waits");
+        }
+    }
+
+    /// A `get_or_load` of `docs/interop.md`; its loader gives the value, and counts itself in the key `loads:...`.
+    pub(crate) async fn get_or_load(&mut self, key: &str, value: Value) -> Value {
+        let request = [("do", "counted".into()), ("key", key.into()), ("value", value)];
+        self.ask(object(request)).await.unwrap()
+    }
+
+    /// SIGKILL, by the recorded pid.
+    pub(crate) async fn kill(mut self) {
+        self.process.kill().await.unwrap();
     }
 
     pub(crate) async fn unlock(&mut self, name: &str) -> Result<Value, String> {

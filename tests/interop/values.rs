@@ -13,7 +13,7 @@ use rust_decimal::Decimal;
 
 use crate::peer::{Peer, Tally, bytes, bytes_of, object};
 
-const TEXTS: [&str; 9] = [
+pub(crate) const TEXTS: [&str; 9] = [
     "",
     "plain",
     "Grüezi, Zoë",
@@ -24,13 +24,13 @@ const TEXTS: [&str; 9] = [
     "line\nfeed\r\n\t\u{0}\u{1f}\u{7f}",
     "{\"not\":\"read as JSON\"}",
 ];
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
-fn array<const N: usize>(values: [i64; N]) -> Value {
+pub(crate) fn array<const N: usize>(values: [i64; N]) -> Value {
     values.into_iter().collect()
 }
 
-fn text(bytes: Option<Bytes>) -> Option<String> {
+pub(crate) fn text(bytes: Option<Bytes>) -> Option<String> {
     bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
 }
 
@@ -39,7 +39,7 @@ fn texts(answer: &Value) -> Vec<String> {
     all.map(|one| text(bytes_of(one)).unwrap()).collect()
 }
 
-fn number(answer: &Value) -> u64 {
+pub(crate) fn number(answer: &Value) -> u64 {
     answer.as_u64().unwrap()
 }
 
@@ -194,7 +194,7 @@ pub(crate) async fn expiry_and_deletes(cache: &CacheClient, peer: &mut Peer, tal
 }
 
 /// Documents as larder has them, and as the peer is told of them.
-fn samples() -> Vec<(Value, Value)> {
+pub(crate) fn samples() -> Vec<(Value, Value)> {
     let same = |value: Value| (value.clone(), value);
     let tagged = |kind: &str, value: Value| object([(kind, value)]);
     let time = |unix| chrono::DateTime::from_timestamp(unix, 0).unwrap();

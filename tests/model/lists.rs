@@ -131,10 +131,10 @@ impl Act {
                 Op::Lease { key, token, expiry: sure_expiry, ask }
             }
             _ => {
-                let replaces = (self.other % 3 > 0).then(|| Replaced {
+                let replaces = (!self.other.is_multiple_of(3)).then(|| Replaced {
                     digest: digests[TEXTS[self.other % REPLACED]].clone(),
                     ttl: if self.other < 30 { Ttl::Remaining(between) } else { Ttl::Persistent },
-                    expired: self.other % 2 == 0,
+                    expired: self.other.is_multiple_of(2),
                 });
                 Op::Fill { key, token, value, expiry, replaces }
             }

@@ -150,7 +150,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
         let mut due = Vec::new();
         for (at, key) in self.keys.iter().enumerate() {
             let Some(hit) = room.get::<T>(key.as_bytes(), now) else { continue };
-            match self.family.near_hit(hit, now, true) {
+            match self.family.near_hit(hit, true) {
                 Some(Seen::Fresh(answer)) => self.answers[at] = Some(Ok(answer)),
                 Some(Seen::Due(answer)) => {
                     self.answers[at] = Some(Ok(answer.clone()));
@@ -215,7 +215,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
         let sent = Instant::now();
         let looked = family.path.store.run(family.batch(Op::Fetch { keys })).await;
         let (found, vouch) = match looked.and_then(|replies| {
-            let vouch = replies.vouch().cloned();
+            let vouch = replies.vouch().copied();
             Ok((replies.into_one()?.into_fetched()?, vouch))
         }) {
             Ok(found) => found,

@@ -19,21 +19,16 @@ use crate::store::runtime;
 
 impl Family {
     /// What a hit of the near cache comes to. Nothing if it is not fit for this caller.
-    pub(crate) fn near_hit<T>(
-        &self,
-        hit: Hit<T>,
-        now: Instant,
-        takes_nothing: bool,
-    ) -> Option<Seen<T>> {
+    #[inline]
+    pub(crate) fn near_hit<T>(&self, hit: Hit<T>, takes_nothing: bool) -> Option<Seen<T>> {
         if hit.value.is_none() && !takes_nothing {
             return None;
         }
-        self.reads.age(now.saturating_duration_since(hit.life.since));
-        let fresh = hit.life.fresh_until.map(|until| until.saturating_duration_since(now));
-        let stale = fresh.is_some_and(|left| left.is_zero()) && !self.options.grace.is_zero();
+        self.reads.age(hit.age);
+        let stale = hit.fresh == Some(0) && !self.options.grace.is_zero();
         let from = if stale { ReadFrom::Stale } else { ReadFrom::Near };
         let answer = Answer { value: hit.value, from };
-        Some(if self.is_due(fresh) { Seen::Due(answer) } else { Seen::Fresh(answer) })
+        Some(if self.is_due(hit.fresh) { Seen::Due(answer) } else { Seen::Fresh(answer) })
     }
 
     /// Reads a key, and counts how.
@@ -56,18 +51,16 @@ impl Family {
         if loads {
             runtime::check("reading through")?;
         }
-        if let Some(room) = self.near() {
-            let now = Instant::now();
-            if let Some(hit) = room.get::<T>(key.as_bytes(), now)
-                && let Some(seen) = self.near_hit(hit, now, source.takes_nothing())
-            {
-                match seen {
-                    Seen::Due(answer) if loads => {
-                        return self.refresh(key, source, answer, &Frames::here()).await;
-                    }
-                    Seen::Fresh(answer) | Seen::Due(answer) => return Ok(answer),
-                    Seen::Missing | Seen::Unfit => {}
+        if let Some(room) = self.near()
+            && let Some(hit) = room.get::<T>(key.as_bytes(), Instant::now())
+            && let Some(seen) = self.near_hit(hit, source.takes_nothing())
+        {
+            match seen {
+                Seen::Due(answer) if loads => {
+                    return self.refresh(key, source, answer, &Frames::here()).await;
                 }
+                Seen::Fresh(answer) | Seen::Due(answer) => return Ok(answer),
+                Seen::Missing | Seen::Unfit => {}
             }
         }
         let frames = Frames::here();
@@ -253,7 +246,7 @@ impl Family {
         let sent = Instant::now();
         let replies = self.path.store.run(batch).await?;
         self.path.breaker.worked();
-        let vouch = replies.vouch().cloned();
+        let vouch = replies.vouch().copied();
         let found = replies.into_one()?.into_fetched()?.pop().ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "the store gave another number of values")
         })?;

@@ -1,7 +1,9 @@
 //! How keys were read last, in a small table that forgets.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use quick_cache::DefaultHashBuilder;
 
 /// How many keys are remembered, at most.
 const REMEMBERED: usize = 4096;
@@ -37,19 +39,21 @@ const ALL: [ReadFrom; 6] = [
 /// the hash says; whoever comes later has it.
 pub(crate) struct Recent {
     words: Box<[AtomicU64]>,
-    hasher: RandomState,
+    // A quick one with a seed of its own: two keys that meet in it forget each other, no more.
+    hasher: DefaultHashBuilder,
 }
 
 impl Default for Recent {
     fn default() -> Self {
         Self {
             words: (0..REMEMBERED).map(|_| AtomicU64::new(0)).collect(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
         }
     }
 }
 
 impl Recent {
+    #[inline]
     pub(crate) fn note(&self, key: &[u8], from: ReadFrom) {
         let hash = self.hash(key);
         let at = ALL.iter().position(|one| *one == from).unwrap_or_default();

@@ -78,6 +78,7 @@ pub(crate) enum Seen<T> {
 
 impl Family {
     /// The room of the near cache, if this read uses it.
+    #[inline]
     pub(crate) fn near(&self) -> Option<&Arc<Room>> {
         self.room.as_ref().filter(|_| !self.options.bypass_near)
     }
@@ -138,7 +139,8 @@ impl Family {
                 _ => cap,
             };
             let life = Life {
-                since: age.and_then(|age| sent.checked_sub(age)).unwrap_or(sent),
+                read: sent,
+                age: age.unwrap_or_default(),
                 fresh_until: fresh.map(|left| sent + left),
                 expires,
             };
@@ -147,9 +149,9 @@ impl Family {
         if value.is_none() && !takes_nothing {
             return Ok(Seen::Unfit);
         }
-        let due = self.is_due(fresh);
+        let due = self.is_due(fresh.map(nanos));
         if let Some(age) = age {
-            self.reads.age(age);
+            self.reads.age(nanos(age));
         }
         let graceful = !self.options.grace.is_zero();
         let stale = graceful && fresh.is_some_and(|left| left.is_zero());
@@ -166,26 +168,26 @@ impl Family {
         }
     }
 
-    /// Whether a value that is fresh for so long is to be loaded again now: because it is stale, or by XFetch's draw.
-    pub(crate) fn is_due(&self, fresh: Option<Duration>) -> bool {
+    /// Whether a value that is fresh for so many nanoseconds is to be loaded again now: because it is stale, or by
+    /// XFetch's draw.
+    #[inline]
+    pub(crate) fn is_due(&self, fresh: Option<u64>) -> bool {
         let Some(left) = fresh else { return false };
-        if left.is_zero() {
+        if left == 0 {
             return !self.options.grace.is_zero();
         }
-        let beta = self.options.early_refresh;
-        let load = self.reads.mean_load_time();
+        // Nothing before the first load, and where early refreshes are off.
+        let reach = self.reads.mean_load_nanos() as f64 * self.options.early_refresh;
+        let left = left as f64;
         // The draw is seldom above ten times the mean.
-        if beta == 0.0 || load.is_zero() || left > load.mul_f64(10.0 * beta) {
-            return false;
-        }
-        let draw = -(1.0 - fastrand::f64()).ln();
-        left <= load.mul_f64(beta * draw)
+        left <= 10.0 * reach && left <= reach * -(1.0 - fastrand::f64()).ln()
     }
 
     /// A value that is due expires within this time: a shorter one than what a load just wrote, unless that lives no
     /// longer than some loads take.
     pub(crate) fn due_within(&self) -> Duration {
-        let early = self.reads.mean_load_time().mul_f64(10.0 * self.options.early_refresh);
+        let load = Duration::from_nanos(self.reads.mean_load_nanos());
+        let early = load.mul_f64(10.0 * self.options.early_refresh);
         self.options.grace + early + Duration::from_millis(5)
     }
 
@@ -216,6 +218,7 @@ impl Family {
         Ok((value, expiry))
     }
 
+    #[inline]
     pub(crate) fn note(&self, key: &[u8], from: ReadFrom) {
         let read = match from {
             ReadFrom::Near => Read::NearHit,
@@ -226,4 +229,9 @@ impl Family {
         self.reads.count(read);
         self.path.recent.note(key, from);
     }
+}
+
+/// Enough for 500 years.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

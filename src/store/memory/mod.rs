@@ -107,6 +107,12 @@ impl Default for MemoryStore {
     }
 }
 
+impl Drop for MemoryStore {
+    fn drop(&mut self) {
+        self.vouch.end();
+    }
+}
+
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let space = self.lock();
@@ -132,7 +138,7 @@ impl Store for MemoryStore {
                 }
             }
         };
-        let replies = if vouched { replies.vouched(self.vouch.clone()) } else { replies };
+        let replies = if vouched { replies.vouched(self.vouch) } else { replies };
         Box::pin(future::ready(Ok(replies)))
     }
 

@@ -63,14 +63,16 @@ impl Tracker {
 
     /// The promise for what is asked from now on.
     pub(super) fn vouch(&self) -> Vouch {
-        self.current().clone()
+        *self.current()
     }
 
     /// What the server pushed. Called by the driver in the order of the wire, between replies.
     pub(super) fn pushed(&self, info: &PushInfo) {
         match info.kind {
             PushKind::Invalidate => match info.data.first() {
-                Some(Value::Array(keys)) => {
+                Some(Value::Array(keys))
+                    if keys.iter().all(|key| matches!(key, Value::BulkString(_))) =>
+                {
                     for key in keys {
                         if let Value::BulkString(key) = key {
                             self.sinks.each(|sink| sink.changed(key));
@@ -122,6 +124,12 @@ impl Tracker {
         let over = std::pin::pin!(self.over.notified());
         select(driver, select(watch, over)).await;
         self.lost();
+    }
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        self.current().end();
     }
 }
 

@@ -68,7 +68,7 @@ async fn vouched(subject: &Subject, op: Op, lane: Lane) -> Result<(Reply, Vouch)
         let batch = Batch::one("conformance", op.clone()).on(lane.clone());
         let replies: Replies =
             subject.store.run(batch).await.map_err(|error| show_error(&error))?;
-        let vouch = replies.vouch().cloned();
+        let vouch = replies.vouch().copied();
         let reply =
             replies.into_one().map_err(|error| format!("{asked}: {}", show_error(&error)))?;
         match vouch {
@@ -265,7 +265,9 @@ pub async fn broadcasts_tell_of_unread_keys(subject: &Subject) -> Checked {
     let Some(heard) = Heard::at(subject) else { return expect_no_vouch(subject).await };
     // A lane's prefix is text; of a key space that is not, the part that is, which may be all keys.
     let text = subject.prefix.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-    let lane = Lane::Broadcast(Arc::from(text));
+    let prefix: Arc<str> = Arc::from(text);
+    subject.store.broadcast(&prefix).map_err(|error| show_error(&error))?;
+    let lane = Lane::Broadcast(prefix);
     let [read, unread] = ["read", "unread"].map(|name| subject.key(name));
     let fetch = Op::Fetch { keys: vec![read.clone()] };
     for turn in 0..20 {

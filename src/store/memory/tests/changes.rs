@@ -224,7 +224,7 @@ fn closing_ends_the_vouch_before_it_is_told() {
     let sink = Arc::new(EndsFirst(Mutex::default(), Mutex::default()));
     store.on_invalidation(sink.clone());
     let vouch = tracked(&store, fetch("k")).vouch().cloned().unwrap();
-    *sink.0.lock().unwrap() = Some(vouch.clone());
+    *sink.0.lock().unwrap() = Some(vouch);
     assert!(vouch.holds());
     store.close().now_or_never().expect("the store never waits");
     assert_eq!(*sink.1.lock().unwrap(), [Sweeping::Lost]);

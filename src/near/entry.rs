@@ -1,0 +1,240 @@
+//! What stands in the table: keys and entries that are looked at where they are, without going through pointers. A hit
+//! is one lookup, and what it costs is memory that is not in the processor's caches.
+
+use std::any::Any;
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quick_cache::Weighter;
+use tokio::time::Instant;
+
+use crate::op::Vouch;
+
+/// What an entry takes beside its key and its encoded value: a slot in the table (96 bytes, in which a short key
+/// stands) and its place in the index (8), and what the decoded value's allocations cost (some 40). Decoded values are
+/// counted by the length of their encoding, which is about what structs of numbers and texts take.
+pub(super) const ENTRY_OVERHEAD: u64 = 144;
+
+/// The longest key that stands in the table itself.
+const SHORT: usize = 22;
+
+/// A key in the table.
+#[derive(Clone)]
+pub(super) enum Name {
+    Short(u8, [u8; SHORT]),
+    Long(Box<[u8]>),
+}
+
+impl Name {
+    pub(super) fn new(key: &[u8]) -> Self {
+        if key.len() > SHORT {
+            return Self::Long(key.into());
+        }
+        let mut bytes = [0; SHORT];
+        bytes[..key.len()].copy_from_slice(key);
+        Self::Short(key.len() as u8, bytes)
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(len, bytes) => &bytes[..usize::from(*len)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl Borrow<[u8]> for Name {
+    #[inline]
+    fn borrow(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Name {}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes().hash(state);
+    }
+}
+
+/// The times of a value.
+#[derive(Clone, Copy)]
+pub(crate) struct Life {
+    /// When it was read.
+    pub(crate) read: Instant,
+    /// How old it was then, as far as that is known.
+    pub(crate) age: Duration,
+    /// Until when it is fresh; nothing for ever.
+    pub(crate) fresh_until: Option<Instant>,
+    /// Until when it may be kept.
+    pub(crate) expires: Instant,
+}
+
+/// An entry of the table. Copying it copies one counted pointer.
+#[derive(Clone)]
+pub(super) struct Entry {
+    /// Nothing: it is remembered that there is nothing.
+    pub(super) value: Option<Arc<dyn Any + Send + Sync>>,
+    pub(super) vouch: Vouch,
+    // On the cache's clock.
+    pub(super) expires: u64,
+    // Milliseconds from then back to when it stops to be fresh, and to when it was made. Both are rounded towards the
+    // safe side: less fresh, and older.
+    unfresh: u32,
+    lifetime: u32,
+    // Of the encoded value. No value has more.
+    bytes: u32,
+    /// The number of the room that it came through.
+    pub(super) room: u32,
+}
+
+/// Of an entry that is fresh for as long as it is here.
+const ALWAYS: u32 = u32::MAX;
+
+/// How many nanoseconds a millisecond has.
+const MILLI: u64 = 1_000_000;
+
+impl Entry {
+    pub(super) fn new(
+        value: Option<Arc<dyn Any + Send + Sync>>,
+        bytes: usize,
+        life: Life,
+        vouch: Vouch,
+        room: u32,
+        clock: Clock,
+    ) -> Self {
+        let back = |from: Duration| {
+            let millis = from.as_nanos().div_ceil(u128::from(MILLI));
+            u32::try_from(millis).unwrap_or(ALWAYS).min(ALWAYS - 1)
+        };
+        Self {
+            value,
+            vouch,
+            expires: clock.at(life.expires),
+            unfresh: match life.fresh_until {
+                Some(until) if until <= life.expires => back(life.expires - until),
+                _ => ALWAYS,
+            },
+            lifetime: back(life.expires.saturating_duration_since(life.read) + life.age),
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+            room,
+        }
+    }
+
+    /// How old the value is, and for how long it is fresh. Nothing: for as long as it is here.
+    #[inline]
+    pub(super) fn times(&self, now: u64) -> (u64, Option<u64>) {
+        let left = self.expires.saturating_sub(now);
+        let age = (u64::from(self.lifetime) * MILLI).saturating_sub(left);
+        let fresh = match self.unfresh {
+            ALWAYS => None,
+            back => Some(left.saturating_sub(u64::from(back) * MILLI)),
+        };
+        (age, fresh)
+    }
+
+    /// Whether both are the same, and not one put in the other's place.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let same = match (&self.value, &other.value) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        same && self.expires == other.expires && self.vouch.is(&other.vouch)
+    }
+}
+
+/// Counts the nanoseconds since the cache was made.
+#[derive(Clone, Copy)]
+pub(super) struct Clock(Instant);
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    #[inline]
+    pub(super) fn at(self, time: Instant) -> u64 {
+        u64::try_from(time.saturating_duration_since(self.0).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What entries count in the budget.
+#[derive(Clone)]
+pub(super) struct Weight;
+
+impl Weighter<Name, Entry> for Weight {
+    fn weight(&self, key: &Name, entry: &Entry) -> u64 {
+        ENTRY_OVERHEAD + key.bytes().len() as u64 + u64::from(entry.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(life: Life, clock: Clock) -> Entry {
+        Entry::new(None, 100, life, Vouch::new(), 0, clock)
+    }
+
+    #[test]
+    fn the_times_of_an_entry_are_never_later_than_they_are() {
+        let clock = Clock::new();
+        let read = clock.0 + Duration::from_micros(123_456);
+        let at = |micros: u64| clock.at(read + Duration::from_micros(micros));
+        let life = Life {
+            read,
+            age: Duration::from_micros(10_500),
+            fresh_until: Some(read + Duration::from_micros(2_700_300)),
+            expires: read + Duration::from_micros(5_000_100),
+        };
+        let kept = entry(life, clock);
+        for micros in [0, 1, 1_000_000, 2_600_000, 2_700_299, 2_700_300, 4_000_000, 5_000_099] {
+            let (age, fresh) = kept.times(at(micros));
+            let true_age = (10_500 + micros) * 1_000;
+            assert!((true_age..true_age + 2 * MILLI).contains(&age), "{age} after {micros}");
+            let true_fresh = 2_700_300_u64.saturating_sub(micros) * 1_000;
+            let fresh = fresh.expect("it ends to be fresh while it is here");
+            assert!(fresh <= true_fresh && fresh + MILLI >= true_fresh, "{fresh} after {micros}");
+        }
+        assert_eq!(kept.expires, at(5_000_100));
+        let always = Life { fresh_until: None, ..life };
+        assert_eq!(entry(always, clock).times(at(4_000_000)).1, None);
+        let outlived = Life { fresh_until: Some(read + Duration::from_secs(60)), ..life };
+        assert_eq!(entry(outlived, clock).times(at(4_000_000)).1, None);
+        let to_the_end = Life { fresh_until: Some(life.expires), ..life };
+        assert_eq!(entry(to_the_end, clock).times(at(5_000_000)).1, Some(100_000));
+    }
+
+    #[test]
+    fn names_of_every_length_are_found_by_their_bytes() {
+        let hash = |one: &dyn Fn(&mut std::hash::DefaultHasher)| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            one(&mut hasher);
+            hasher.finish()
+        };
+        for len in 1..40_u8 {
+            let key: Vec<u8> = (0..len).collect();
+            let name = Name::new(&key);
+            assert_eq!(Borrow::<[u8]>::borrow(&name), key);
+            assert!(name == Name::new(&key) && name != Name::new(&key[1..]));
+            assert_eq!(hash(&|to| name.hash(to)), hash(&|to| key[..].hash(to)));
+        }
+    }
+
+    #[test]
+    fn a_slot_of_the_table_is_as_large_as_its_overhead_says() {
+        // The table adds two links, two words of state and their padding.
+        assert_eq!((size_of::<Name>(), size_of::<Entry>()), (24, 56));
+    }
+}
