@@ -15,7 +15,8 @@
 //! Where to look first:
 //!
 //! - [`CacheClient`]: values, JSON, hashes, lists, counters, TTLs, locks, pipelines and transactions.
-//! - [`Namespace`]: a typed family of keys, the base of a data-access object.
+//! - [`Namespace`]: a typed family of keys, the base of a data-access object; with a loader and a near cache.
+//! - [`LoadOptions`]: how values are read and loaded: freshness, grace, timeouts.
 //! - [`Error`]: what failed, on which key, what to do, and whether it may have been applied.
 //! - [`CacheConfig`] and [`init`]: settings from everywhere, and a client for the whole process.
 //! - [`Stats`]: hit rates and latencies. [`json`]: the spellings that other languages share.
@@ -97,3 +98,11 @@ mod readme {}
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide.md")]
 mod guide {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/near-cache.md")]
+mod near_cache {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/stampede.md")]
+mod stampede {}

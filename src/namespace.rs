@@ -113,7 +113,7 @@ where
     /// The whole key of a value, as other programs see it.
     ///
     /// # Errors
-    /// An empty part is [`ErrorKind::InvalidInput`].
+    /// An empty part is [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput).
     pub fn key(&self, key: &K) -> Result<Key> {
         self.key_for("key", key)
     }
@@ -148,7 +148,7 @@ where
     /// meanwhile, in this process or in another. The loader may borrow: it runs in this call and ends with it, and
     /// then another caller who waited runs its own.
     ///
-    /// A loader of `T` gives an `Arc<T>`; one of `Option<T>` or [`Loaded<T>`] gives an `Option<Arc<T>>`.
+    /// A loader of `T` gives an `Arc<T>`; one of `Option<T>` or [`Loaded<T>`](crate::Loaded) gives an `Option<Arc<T>>`.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> larder::Result<()> {
@@ -179,7 +179,7 @@ where
 
     /// Reads many values, and loads those that are missing with one call of the loader, which is told exactly the keys
     /// that this call has to load, and gives pairs of a key and what it found. What it leaves out is not
-    /// there; [`Loaded::failed`] is the failure of one key.
+    /// there; [`Loaded::failed`](crate::Loaded::failed) is the failure of one key.
     ///
     /// One answer for each key, in order. Costs one round trip for what is not near, and two more if something
     /// is missing.
@@ -215,7 +215,7 @@ where
     /// what it brings is not stored.
     ///
     /// # Errors
-    /// A value outside of the wire format is [`ErrorKind::Encode`], before anything is sent.
+    /// A value outside of the wire format is [`ErrorKind::Encode`](crate::ErrorKind::Encode), before anything is sent.
     pub async fn set(&self, key: &K, value: &T) -> Result<()> {
         let op = self.set_op("set", key, value)?;
         self.client.run_one(self.batch("set", op)).await?.into_done()

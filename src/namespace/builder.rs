@@ -140,7 +140,7 @@ impl<K: KeyParts + ?Sized, T> NamespaceBuilder<K, T> {
     }
 
     /// Where values come from: [`get`](Namespace::get) then loads what is missing. It gives a `T`, an `Option<T>`
-    /// or a [`Loaded<T>`], and borrows nothing: a load goes on when its caller is gone, and a stale value is
+    /// or a [`Loaded<T>`](crate::Loaded), and borrows nothing: a load goes on when its caller is gone, and a stale value is
     /// loaded again in the background. Defaults to none.
     pub fn loader<F, Fut, L, E>(mut self, loader: F) -> Self
     where
