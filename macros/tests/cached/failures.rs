@@ -33,7 +33,7 @@ async fn an_error_of_the_body_comes_back_as_itself_to_all_who_waited() {
         let gate = Notify::new();
         let all = futures_util::future::join_all((0..20).map(|_| failing(&cache, &gate)));
         let joined = async {
-            while cache.stats().namespaces.get("failing").is_none_or(|seen| seen.reads.joined < 19) {
+            while cache.stats().reads.get("failing").is_none_or(|seen| seen.joined < 19) {
                 tokio::task::yield_now().await;
             }
             gate.notify_one();
