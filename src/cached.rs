@@ -218,12 +218,18 @@ impl<E: StdError + Clone + From<Error> + 'static> Cloned<E> for Errors<E> {
 
 /// Else it comes as an error of larder.
 pub trait Wrapped<E> {
-    /// The function's error.
-    fn error(&self, error: Error) -> E;
+    /// The function's error. The bound stands here and not at the trait, so that the compiler names it where it does
+    /// not hold.
+    fn error(&self, error: Error) -> E
+    where
+        E: Failure;
 }
 
-impl<E: From<Error>> Wrapped<E> for &Errors<E> {
-    fn error(&self, error: Error) -> E {
+impl<E> Wrapped<E> for &Errors<E> {
+    fn error(&self, error: Error) -> E
+    where
+        E: Failure,
+    {
         E::from(error)
     }
 }

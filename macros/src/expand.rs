@@ -11,49 +11,40 @@ use crate::mistakes::{Mistakes, listed};
 use crate::options::Options;
 
 /// A function that is fit to be cached, with its options.
-pub(crate) struct Cached {
-    function: Function,
-    options: Options,
+pub(crate) struct Cached<'a> {
+    function: &'a Function,
+    options: &'a Options,
     arguments: Vec<Argument>,
     returned: Returned,
     parts: Vec<Part>,
 }
 
-impl Cached {
-    /// Checks the function and its options against each other.
+impl<'a> Cached<'a> {
+    /// Checks the function and its options against each other, and notes every mistake.
     pub(crate) fn check(
-        function: Function,
-        options: Options,
+        function: &'a Function,
+        options: &'a Options,
         mistakes: &mut Mistakes,
-    ) -> Result<Self, Function> {
+    ) -> Option<Self> {
         function.check(mistakes);
         let arguments = function.arguments(mistakes);
         let returned = function.returned(mistakes);
         let parts = options.key.as_ref().and_then(|key| mistakes.note(key::parts(key)));
-        let checked = Checked { function: &function, options: &options, arguments: &arguments };
+        let checked = Checked { function, options, arguments: &arguments };
         checked.check_cache(mistakes);
         checked.check_skip(parts.as_deref().unwrap_or_default(), mistakes);
         match &parts {
             Some(parts) => checked.check_key(parts, mistakes),
-            None if options.key.is_none() => checked.missing_key(mistakes),
+            None if !options.key_is_given => checked.missing_key(mistakes),
             None => {}
         }
-        match (returned, parts) {
-            (Some(returned), Some(parts)) => {
-                Ok(Self { function, options, arguments, returned, parts })
-            }
-            _ => Err(function),
-        }
-    }
-
-    /// The function itself, for where it is wrong: who calls it shall not get errors for that as well.
-    pub(crate) fn into_function(self) -> Function {
-        self.function
+        let (returned, parts) = (returned?, parts?);
+        Some(Self { function, options, arguments, returned, parts })
     }
 
     /// The function that reads through the cache, and its companion.
     pub(crate) fn expand(&self) -> TokenStream {
-        let Function { attrs, vis, .. } = &self.function;
+        let Function { attrs, vis, .. } = self.function;
         let sig = self.function.outer_signature();
         let cached = self.read();
         let companion = self.companion();
@@ -92,6 +83,8 @@ impl Cached {
             None => {
                 let checked = quote_spanned! {ty.span()=>
                     const {
+                        // Found only by what is no `Result`.
+                        #[allow(unused_imports)]
                         use ::larder::__cached::NoResult as _;
                         ::core::assert!(
                             !::larder::__cached::Probe::<#ty>::IS_RESULT,
@@ -163,7 +156,7 @@ impl Cached {
     /// The function that invalidates, if it is asked for.
     fn companion(&self) -> Option<TokenStream> {
         let wanted = self.options.invalidate.as_ref()?;
-        let Function { attrs, vis, sig, .. } = &self.function;
+        let Function { attrs, vis, sig, .. } = self.function;
         let ident = wanted.clone().unwrap_or_else(|| format_ident!("{}_invalidate", sig.ident));
         let conditions = attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
         let docs = format!(
@@ -322,10 +315,7 @@ impl Checked<'_> {
     fn check_key(&self, parts: &[Part], mistakes: &mut Mistakes) {
         let Some(format) = &self.options.key else { return };
         for (root, _) in named(parts).filter(|(root, _)| !self.has(root)) {
-            mistakes.add(
-                format,
-                format!("the key's `{root}` is no argument{}", self.there_are()),
-            );
+            mistakes.add(format, format!("the key's `{root}` is no argument{}", self.there_are()));
         }
         let telling = self.telling();
         if named(parts).next().is_none()
@@ -345,7 +335,8 @@ impl Checked<'_> {
     fn missing_key(&self, mistakes: &mut Mistakes) {
         let telling = self.telling();
         let what = if telling.is_empty() {
-            "missing `key`: the name of the one value that there is, as in `key = \"all\"`".to_owned()
+            "missing `key`: the name of the one value that there is, as in `key = \"all\"`"
+                .to_owned()
         } else {
             let all: Vec<String> = telling.iter().map(|name| format!("{{{name}}}")).collect();
             format!(

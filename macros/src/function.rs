@@ -26,9 +26,9 @@ impl Parse for Function {
         let vis = input.parse()?;
         let sig: Signature = input.parse().map_err(|_| no_function())?;
         if input.peek(Token![;]) {
-            return Err(input.error(
-                "`#[cached]` needs the function's body; put it on the implementation",
-            ));
+            return Err(
+                input.error("`#[cached]` needs the function's body; put it on the implementation")
+            );
         }
         match input.parse()? {
             TokenTree::Group(body) if body.delimiter() == Delimiter::Brace => {
@@ -66,7 +66,7 @@ pub(crate) struct Returned {
 }
 
 pub(crate) enum Failure {
-    Written(Type),
+    Written(Box<Type>),
     /// Of a `Result` whose name says what its error is.
     Implied,
 }
@@ -142,7 +142,8 @@ impl Function {
     /// What it returns.
     pub(crate) fn returned(&self, mistakes: &mut Mistakes) -> Option<Returned> {
         let ReturnType::Type(_, ty) = &self.sig.output else {
-            mistakes.add(&self.sig.ident, "this returns nothing, so that there is nothing to cache");
+            mistakes
+                .add(&self.sig.ident, "this returns nothing, so that there is nothing to cache");
             return None;
         };
         let ty = bare(ty);
@@ -156,7 +157,9 @@ impl Function {
                     );
                     return None;
                 };
-                let error = types.next().map_or(Failure::Implied, |e| Failure::Written(e.clone()));
+                let error = types
+                    .next()
+                    .map_or(Failure::Implied, |e| Failure::Written(Box::new(e.clone())));
                 (value, Some(error))
             }
             _ => (ty, None),

@@ -105,7 +105,7 @@ fn root(expression: &Expr) -> Option<&Ident> {
     }
 }
 
-/// Code that writes the parts with a [`KeyWriter`](https://docs.rs/larder) named `key`.
+/// Code that writes the parts with a `KeyWriter` named `key`.
 pub(crate) fn written(parts: &[Part], key: &Ident) -> TokenStream {
     let each = parts.iter().map(|part| match part {
         Part::Text(text) => quote!(::larder::KeyWriter::part(#key, #text.as_bytes());),
@@ -137,7 +137,10 @@ mod tests {
             ("{id}", &["argument id"][..]),
             ("{tenant}:{id}", &["argument tenant", "argument id"]),
             ("{id}:profile", &["argument id", "text profile"]),
-            ("{user.id}:{user.name()}:{self.tenant}", &["argument user", "argument user", "argument self"]),
+            (
+                "{user.id}:{user.name()}:{self.tenant}",
+                &["argument user", "argument user", "argument self"],
+            ),
             ("{ids[0]}:{pair.0}:{*at}", &["argument ids", "argument pair", "argument at"]),
             ("{{t}}", &["text {t}"]),
             ("all", &["text all"]),

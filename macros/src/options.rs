@@ -89,6 +89,8 @@ impl Parse for Written {
 pub(crate) struct Options {
     pub(crate) namespace: Option<LitStr>,
     pub(crate) key: Option<LitStr>,
+    /// Whether there is one, be it wrong.
+    pub(crate) key_is_given: bool,
     pub(crate) cache: Option<Expr>,
     pub(crate) skip: Vec<Ident>,
     /// The name of the companion, or nothing for the usual one.
@@ -119,15 +121,15 @@ impl Options {
             seen.push(name.clone());
             let setting = match known.as_str() {
                 "namespace" => {
-                    options.namespace =
-                        mistakes.note(text(&name, value, "user")).filter(|name| {
-                            let wrong = wrong_name(&name.value());
-                            wrong.into_iter().for_each(|what| mistakes.add(name, what));
-                            wrong.is_none()
-                        });
+                    options.namespace = mistakes.note(text(&name, value, "user")).filter(|name| {
+                        let wrong = wrong_name(&name.value());
+                        wrong.into_iter().for_each(|what| mistakes.add(name, what));
+                        wrong.is_none()
+                    });
                     None
                 }
                 "key" => {
+                    options.key_is_given = true;
                     options.key = mistakes.note(text(&name, value, "{id}"));
                     None
                 }
@@ -163,9 +165,7 @@ impl Options {
                 "early_refresh" => {
                     mistakes.note(number(&name, value, 1000.0)).map(|beta| quote!(#beta))
                 }
-                "near_max_bytes" => {
-                    mistakes.note(bytes(&name, value)).map(|bytes| quote!(#bytes))
-                }
+                "near_max_bytes" => mistakes.note(bytes(&name, value)).map(|bytes| quote!(#bytes)),
                 _ => mistakes.note(time(&name, value)).map(|millis| {
                     times.push((name.clone(), millis));
                     quote!(::core::time::Duration::from_millis(#millis))
@@ -178,13 +178,7 @@ impl Options {
     }
 
     /// What depends on other options.
-    fn check_together(
-        &self,
-        seen: &[Ident],
-        times: &[Time],
-        near: bool,
-        mistakes: &mut Mistakes,
-    ) {
+    fn check_together(&self, seen: &[Ident], times: &[Time], near: bool, mistakes: &mut Mistakes) {
         let given = |wanted: &str| seen.iter().find(|name| *name == wanted);
         let time = |wanted: &str| times.iter().find(|(name, _)| name == wanted);
         let millis = |wanted: &str| time(wanted).map(|(_, millis)| *millis);
@@ -216,7 +210,10 @@ impl Options {
             if let Some((name, millis)) = time(ttl)
                 && millis.saturating_add(grace) > duration::MAX_MILLIS
             {
-                mistakes.add(name, format!("`{name}` and `grace` are longer than Redis keeps anything"));
+                mistakes.add(
+                    name,
+                    format!("`{name}` and `grace` are longer than Redis keeps anything"),
+                );
             }
         }
         if let Some((lease, 1..SHORTEST_LEASE)) = time("lease") {

@@ -46,11 +46,8 @@ async fn a_namespace_reads_and_invalidates_what_a_function_keeps_and_the_other_w
     let (_server, stores) = both().await;
     for (store, cache) in stores {
         let db = Db::default();
-        let users = cache
-            .namespace::<u64, User>("user")
-            .ttl(Duration::from_secs(300))
-            .build()
-            .unwrap();
+        let users =
+            cache.namespace::<u64, User>("user").ttl(Duration::from_secs(300)).build().unwrap();
         let found = find_user(&cache, &db, 7).await.unwrap();
         assert_eq!(users.get(&7).await.unwrap().as_deref(), Some(&found), "{store}");
         let left = users.ttl(&7).await.unwrap().remaining().unwrap();

@@ -1,3 +1,5 @@
+#![allow(unused_variables)]
+
 use larder::cached;
 
 #[cached(namespace = "user", ttl = "5m")]
