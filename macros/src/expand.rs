@@ -115,7 +115,9 @@ impl<'a> Cached<'a> {
     fn head(&self) -> TokenStream {
         let client = name("client");
         match &self.options.cache {
+            // A borrowed one is as welcome as one of its own.
             Some(cache) => quote_spanned! {cache.span()=>
+                #[allow(clippy::needless_borrow)]
                 let #client: &::larder::CacheClient = &#cache;
             },
             None => quote!(let #client: &::larder::CacheClient = &::larder::cache();),
