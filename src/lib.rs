@@ -23,10 +23,12 @@
 //! - [`store`]: what executes operations, and the contract for a store of your own.
 //! - [`redis1`]: sessions of your own, and commands that larder does not offer.
 //!
-//! Features: `deadpool` and `bb8` for sessions out of these pools; `rust_decimal`, `chrono` and `jiff` for
+//! Features: `macros` for [`#[cached]`](macro@cached) on async functions; `deadpool` and `bb8` for sessions out of these pools; `rust_decimal`, `chrono` and `jiff` for
 //! their types in the wire format; `testing` for real servers, a fault proxy and the conformance suite.
 //! None is on by default.
 
+#[cfg(feature = "macros")]
+mod cached;
 mod client;
 mod codec;
 mod config;
@@ -55,6 +57,8 @@ pub use error::{Error, ErrorKind, Outcome, Result};
 pub use global::{CLOSE_DEADLINE, cache, close, init, init_with, reset};
 pub use key::{Key, MAX_BYTES};
 pub use key_part::{KeyParts, KeyWriter};
+#[cfg(feature = "macros")]
+pub use larder_macros::cached;
 pub use lock::{LockId, LockOptions};
 pub use namespace::{Namespace, NamespaceBuilder};
 pub use op::{Direction, Presence};
@@ -89,6 +93,13 @@ pub mod redis1 {
     #[cfg(feature = "bb8")]
     pub use crate::store::redis::Bb8Session;
     pub use crate::store::redis::{Session, SessionProvider, Shared};
+}
+
+/// What the code that `#[cached]` writes is made of. It is no part of the API, and changes without notice.
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub mod __cached {
+    pub use crate::cached::*;
 }
 
 #[cfg(doctest)]

@@ -23,8 +23,12 @@ use crate::op::{Batch, Lane, Op};
 use crate::ttl::Ttl;
 
 mod builder;
+#[cfg(feature = "macros")]
+mod cached_fn;
 
 pub use builder::NamespaceBuilder;
+#[cfg(feature = "macros")]
+pub use cached_fn::CachedFn;
 
 /// A typed family of keys: `user:7` holds a `User` as JSON.
 ///

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 8] = [
     &["near", "flight", "lease", "lock"],
     &["client"],
     &["namespace"],
-    &["config", "global"],
+    &["config", "global", "cached"],
 ];
 
 /// Modules of one line that must not know each other.

@@ -11,7 +11,6 @@ use crate::store::redis::{RedisStore, Session, SessionProvider, no_session};
 use crate::store::{Capabilities, Store, Wakeups};
 
 use self::coherence::Coherence;
-use self::load::ReadPath;
 
 mod builder;
 mod coherence;
@@ -26,7 +25,7 @@ mod values;
 
 pub use builder::{Builder, DEADLINE};
 pub use group::Group;
-pub(crate) use load::{Detached, Family, ManyLoader, Nowhere, Seen, into_loaded};
+pub(crate) use load::{Detached, Family, ManyLoader, Nowhere, ReadPath, Seen, into_loaded};
 pub use load::{Given, IntoLoaded, LoadOptions, Loaded, Loader, ReadFrom};
 
 /// A cache client. Cloning it is cheap, and the clones share connections and statistics.
