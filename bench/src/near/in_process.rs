@@ -119,6 +119,26 @@ impl Near for QuickNumbers {
     }
 }
 
+/// The key, and the document out of a plain array: what touching the documents costs on this machine, which is in
+/// every row that has any.
+#[derive(Clone)]
+pub(super) struct Array(Arc<[Arc<Profile>]>);
+
+impl Array {
+    pub(super) fn filled() -> Self {
+        Self((0..NEAR).map(|id| Arc::new(Profile::numbered(id))).collect())
+    }
+}
+
+impl Near for Array {
+    async fn hit(&mut self, key: &mut String, id: u64) -> Result<u64> {
+        build(key, id)?;
+        std::hint::black_box(key.as_str());
+        let document = Arc::clone(&self.0[id as usize]);
+        Ok(std::hint::black_box(document).id())
+    }
+}
+
 /// The loop and the key, and nothing else: what every other row contains, and how two tasks of this machine
 /// do without a cache.
 #[derive(Clone)]

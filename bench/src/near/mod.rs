@@ -88,6 +88,7 @@ async fn entrants(server: &RedisServer) -> Result<Vec<(&'static str, Box<dyn Ent
         ("moka, future", Box::new(in_process::MokaFuture::filled().await)),
         ("quick_cache", Box::new(in_process::Quick::filled())),
         ("quick_cache, u64 as key", Box::new(in_process::QuickNumbers::filled())),
+        ("no cache, an array", Box::new(in_process::Array::filled())),
         ("no cache, key built", Box::new(in_process::KeyAlone)),
         ("redis, cache-aio", Box::new(client_caches::Driver::connect(server).await?)),
         ("rustis, Cache", Box::new(client_caches::Rustis::connect(server).await?)),

@@ -50,7 +50,7 @@ pub(super) struct Findings {
     pub(super) longest: Duration,
     /// Reads that gave a version which had been old for longer than the bound when they began.
     pub(super) old: u64,
-    /// Keys that gave an old version when nothing had been written for longer than the bound.
+    /// Keys that gave an old version when nothing had been written for a while.
     pub(super) left: u64,
     /// Keys that were looked at then.
     pub(super) looked: u64,
