@@ -33,7 +33,8 @@ pub(crate) struct Sample {
     pub(crate) wall: Duration,
     /// User and system time of this process: the server is another one.
     pub(crate) cpu: Duration,
-    /// How many commands the server took in one read, on average; 0 where there is no server.
+    /// How many commands the server took in one read, on average; 0 where there is no server or it was not
+    /// counted.
     pub(crate) commands_per_read: f64,
 }
 

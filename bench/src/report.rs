@@ -109,10 +109,11 @@ impl Report {
             let rate = self.median_of(trial, contender, Sample::per_second);
             let cpu = self.median_of(trial, contender, Sample::cpu_micros);
             let grouped = self.median_of(trial, contender, |sample| sample.commands_per_read);
+            let grouped = if grouped > 0.0 { format!("{grouped:.1}") } else { "-".to_owned() };
             let rate_ratio = self.ratio(trial, contender, baseline, Sample::per_second);
             let cpu_ratio = self.ratio(trial, contender, baseline, Sample::cpu_micros);
             println!(
-                "| {contender} | {rate:.0} | {rate_ratio} | {cpu:.2} | {cpu_ratio} | {grouped:.1} |"
+                "| {contender} | {rate:.0} | {rate_ratio} | {cpu:.2} | {cpu_ratio} | {grouped} |"
             );
         }
     }

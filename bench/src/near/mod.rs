@@ -109,7 +109,11 @@ pub(crate) async fn run(
         for place in 0..entrants.len() {
             let (name, entrant) = &entrants[(place + turn) % entrants.len()];
             entrant.warm().await?;
-            for (trial, tasks) in [(ONE, 1), (TWO, 2)] {
+            let mut sizes = [(ONE, 1), (TWO, 2)];
+            if turn % 2 == 1 {
+                sizes.reverse();
+            }
+            for (trial, tasks) in sizes {
                 if !options.wants(trial) {
                     continue;
                 }
