@@ -1,5 +1,7 @@
 //! What is read and written: keys, values, documents.
 
+use std::time::Duration;
+
 use larder::CacheClient;
 use larder::testing::RedisServer;
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,11 @@ struct Address {
 
 impl Profile {
     pub(crate) fn example() -> Self {
+        Self::numbered(18_151_210)
+    }
+
+    /// One of many, which can be told apart.
+    pub(crate) fn numbered(id: u64) -> Self {
         let address = |city: &str| Address {
             street: "12 St James's Square".to_owned(),
             city: city.to_owned(),
@@ -42,7 +49,7 @@ impl Profile {
             country: "United Kingdom".to_owned(),
         };
         Self {
-            id: 18_151_210,
+            id,
             name: "Ada Lovelace".to_owned(),
             email: "ada.lovelace@example.com".to_owned(),
             active: true,
@@ -54,6 +61,10 @@ impl Profile {
             about: "The Analytical Engine has no pretensions whatever to originate anything. "
                 .repeat(6),
         }
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 }
 
@@ -70,6 +81,27 @@ pub(crate) fn key(number: usize) -> String {
 /// The keys of documents.
 pub(crate) fn document_key(number: usize) -> String {
     format!("bench:document:{:04}", number % KEYS)
+}
+
+/// Longer than any run: nothing expires while it is measured.
+pub(crate) const LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// How many documents near caches hold.
+pub(crate) const NEAR: u64 = 10_000;
+
+/// The namespace of the documents that are kept near. The key of document 7 is `doc:7`.
+pub(crate) const NEAR_NAME: &str = "doc";
+
+/// Writes every document that is to be near.
+pub(crate) async fn fill_near(server: &RedisServer) -> Result<()> {
+    let cache = CacheClient::connect(server.url()).await?;
+    let documents = cache.namespace::<u64, Profile>(NEAR_NAME).ttl(LIFE).build()?;
+    let numbers: Vec<u64> = (0..NEAR).collect();
+    for some in numbers.chunks(1000) {
+        documents.set_many(some.iter().map(|id| (*id, Profile::numbered(*id)))).await?;
+    }
+    cache.close().await;
+    Ok(())
 }
 
 /// Writes every key once, so that every read finds something.

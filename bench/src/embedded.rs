@@ -6,13 +6,10 @@ use larder::{CacheClient, Key};
 
 use crate::Result;
 use crate::data::{self, KEYS};
-use crate::measure::{Counter, Pace, Sample, round};
+use crate::measure::{Counter, Pace, Sample, pause, round};
 use crate::report::Report;
 
 const TRIAL: &str = "embedded get 100 B, 1 task";
-
-/// Calls between two looks at the clock and the counter.
-const STRIDE: u64 = 4096;
 
 pub(crate) async fn run(report: &mut Report, pace: &Pace, rounds: usize) -> Result<()> {
     let observed = CacheClient::memory();
@@ -82,14 +79,4 @@ async fn bare(store: std::sync::Arc<MemoryStore>, counter: Counter) -> Result<()
         }
     }
     Ok(())
-}
-
-/// Counts, and now and then lets the other tasks of the runtime run: an embedded store is always
-/// ready, and would keep the timer of the round waiting.
-async fn pause(number: u64, counter: &Counter) -> bool {
-    if number % STRIDE != STRIDE - 1 {
-        return false;
-    }
-    tokio::task::yield_now().await;
-    !counter.done(STRIDE)
 }

@@ -1,80 +1,53 @@
-//! larder beside its peers: same tasks, same keys, same server, rounds interleaved. See `README.md`.
+//! larder beside its peers: speed, loads in a stampede, staleness and memory. See `README.md`.
 
 mod cli;
+mod compare;
 mod contenders;
 mod data;
 mod embedded;
 mod measure;
+mod memory;
+mod near;
 mod report;
+mod staleness;
+mod stampede;
+mod through;
+mod workers;
 mod workloads;
 
 use std::error::Error;
 
-use larder::testing::RedisServer;
-
-use crate::cli::Options;
-use crate::measure::Pace;
-use crate::report::Report;
+use crate::cli::{Command, Options};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Threads of the runtime that all contenders share.
 const WORKERS: usize = 2;
 
+/// More threads than most machines have cores for: one that is put aside in an unlucky moment is what the
+/// search for stale values needs.
+const STALENESS_WORKERS: usize = 4;
+
 fn main() -> Result<()> {
-    let options = Options::parse(std::env::args().skip(1))?;
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|first| first == workers::COMMAND).is_some() {
+        return on_runtime(WORKERS, workers::serve(args.collect()));
+    }
+    let options = Options::parse(args)?;
+    match options.command {
+        Command::Compare => on_runtime(WORKERS, compare::run(options)),
+        Command::Stampede => on_runtime(WORKERS, stampede::run(options)),
+        Command::Staleness => on_runtime(STALENESS_WORKERS, staleness::run(options)),
+        Command::Memory => on_runtime(WORKERS, memory::run(options)),
+    }
+}
+
+/// Spawned, so that the work runs on the workers and this thread only waits.
+fn on_runtime(
+    workers: usize,
+    work: impl Future<Output = Result<()>> + Send + 'static,
+) -> Result<()> {
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
-    // Spawned, so that the comparison runs on the workers and this thread only waits.
-    runtime.block_on(async move { tokio::spawn(compare(options)).await? })
-}
-
-async fn compare(options: Options) -> Result<()> {
-    let server = RedisServer::start().await;
-    let pace = if options.quick { Pace::quick() } else { Pace::careful() };
-    let mut report = Report::new(options.out.as_deref())?;
-    report.facts(&server.info("redis_version").await, &pace, options.rounds)?;
-
-    let entrants = contenders::entrants(&server).await?;
-    data::fill(&server).await?;
-    for trial in workloads::trials().into_iter().filter(|trial| options.wants(&trial.to_string())) {
-        for round in 0..options.rounds {
-            // The order rotates, so that nobody always runs behind the same neighbour.
-            for place in 0..entrants.len() {
-                let entrant = &entrants[(place + round) % entrants.len()];
-                if !options.wants_contender(entrant.name()) {
-                    continue;
-                }
-                let before = Traffic::of(&server).await?;
-                let mut sample = entrant.run(&trial, &pace).await?;
-                sample.commands_per_read = Traffic::of(&server).await?.since(&before);
-                report.row(&trial.to_string(), entrant.name(), round, &sample)?;
-            }
-        }
-        report.table(&trial.to_string(), contenders::BASELINE);
-    }
-    if options.wants("embedded") {
-        embedded::run(&mut report, &pace, options.rounds).await?;
-    }
-    Ok(())
-}
-
-/// What the server counted.
-struct Traffic {
-    commands: f64,
-    reads: f64,
-}
-
-impl Traffic {
-    async fn of(server: &RedisServer) -> Result<Self> {
-        Ok(Self {
-            commands: server.info("total_commands_processed").await.parse()?,
-            reads: server.info("total_reads_processed").await.parse()?,
-        })
-    }
-
-    /// Commands per read: how many requests shared one write.
-    fn since(&self, before: &Self) -> f64 {
-        (self.commands - before.commands) / (self.reads - before.reads)
-    }
+        tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    runtime.block_on(async move { tokio::spawn(work).await? })
 }

@@ -33,7 +33,8 @@ pub(crate) struct Sample {
     pub(crate) wall: Duration,
     /// User and system time of this process: the server is another one.
     pub(crate) cpu: Duration,
-    /// How many commands the server took in one read, on average; 0 where there is no server.
+    /// How many commands the server took in one read, on average; 0 where there is no server or it was not
+    /// counted.
     pub(crate) commands_per_read: f64,
 }
 
@@ -42,8 +43,22 @@ impl Sample {
         self.operations as f64 / self.wall.as_secs_f64()
     }
 
+    /// Wall time of one operation; of several tasks, divided by their number.
+    pub(crate) fn nanos(&self) -> f64 {
+        1e9 / self.per_second()
+    }
+
     pub(crate) fn cpu_micros(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.operations as f64
+    }
+}
+
+impl std::ops::AddAssign for Sample {
+    /// Two parts of one round.
+    fn add_assign(&mut self, other: Self) {
+        self.operations += other.operations;
+        self.wall += other.wall;
+        self.cpu += other.cpu;
     }
 }
 
@@ -72,6 +87,19 @@ impl Counter {
         self.tally.0.store(before + operations, Ordering::Relaxed);
         !self.meter.stop.load(Ordering::Relaxed)
     }
+}
+
+/// Calls that need no wait, between two looks at the clock and the counter.
+pub(crate) const STRIDE: u64 = 4096;
+
+/// Counts what needs no wait, and now and then lets the other tasks of the runtime run: who is always ready would
+/// keep the timer of the round waiting. Answers whether it is over.
+pub(crate) async fn pause(number: u64, counter: &Counter) -> bool {
+    if number % STRIDE != STRIDE - 1 {
+        return false;
+    }
+    tokio::task::yield_now().await;
+    !counter.done(STRIDE)
 }
 
 /// Runs `tasks` tasks, each of which works until its counter says stop; what they do while warming
