@@ -58,7 +58,7 @@ pub(crate) struct Room {
     shared: Arc<Common>,
     table: Arc<Table>,
     // Its place among the recorders.
-    number: u32,
+    number: u16,
     // What it was given of the budget, for itself alone.
     own_bytes: Option<u64>,
 }
@@ -77,7 +77,7 @@ pub(crate) struct Hit<T> {
 pub(crate) struct Reading {
     shared: Arc<Common>,
     table: Arc<Table>,
-    number: u32,
+    number: u16,
     mark: Mark,
 }
 
@@ -201,7 +201,7 @@ impl Common {
     }
 
     /// The number of the rooms for which this recorder counts.
-    fn number(&self, reads: Arc<ReadRecorder>) -> u32 {
+    fn number(&self, reads: Arc<ReadRecorder>) -> u16 {
         let mut recorders = self.recorders.write().unwrap_or_else(PoisonError::into_inner);
         let known = recorders.iter().position(|known| Arc::ptr_eq(known, &reads));
         let at = known.unwrap_or_else(|| {
@@ -209,13 +209,13 @@ impl Common {
             recorders.len() - 1
         });
         // Statistics know a few hundred namespaces at most.
-        u32::try_from(at).unwrap_or(u32::MAX)
+        u16::try_from(at).unwrap_or(u16::MAX)
     }
 
     /// Counts an entry that left.
     fn left_for(&self, entry: &Entry, cause: Cause) {
         let recorders = self.recorders.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reads) = recorders.get(entry.room as usize) {
+        if let Some(reads) = recorders.get(usize::from(entry.room)) {
             reads.invalidated(cause);
         }
     }
@@ -244,7 +244,7 @@ impl Room {
     pub(crate) fn get<T: Send + Sync + 'static>(&self, key: &[u8], now: Instant) -> Option<Hit<T>> {
         let entry = self.table.get(key)?;
         let now = self.shared.clock.at(now);
-        if !entry.vouch.holds() || now >= entry.expires {
+        if !entry.vouch().holds() || now >= entry.expires {
             self.forget(key, &entry);
             return None;
         }
@@ -269,7 +269,7 @@ impl Room {
 
     #[cold]
     fn forget(&self, key: &[u8], entry: &Entry) {
-        let cause = if entry.vouch.holds() {
+        let cause = if entry.vouch().holds() {
             Cause::Expired
         } else if self.shared.flushed.load(Ordering::Relaxed) {
             Cause::Flushed

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use quick_cache::Weighter;
@@ -12,8 +13,8 @@ use tokio::time::Instant;
 
 use crate::op::Vouch;
 
-/// What an entry takes beside its key and its encoded value: a slot in the table (96 bytes, in which a short key
-/// stands) and its place in the index (8), and what the decoded value's allocations cost (some 40). Decoded values are
+/// What an entry takes beside its key and its encoded value: a slot in the table (88 bytes, in which a short key
+/// stands) and its place in the index (8), and what the decoded value's allocations cost (some 50). Decoded values are
 /// counted by the length of their encoding, which is about what structs of numbers and texts take.
 pub(super) const ENTRY_OVERHEAD: u64 = 144;
 
@@ -85,17 +86,19 @@ pub(crate) struct Life {
 pub(super) struct Entry {
     /// Nothing: it is remembered that there is nothing.
     pub(super) value: Option<Arc<dyn Any + Send + Sync>>,
-    pub(super) vouch: Vouch,
+    // The parts of its vouch.
+    cell: &'static AtomicU32,
+    generation: u32,
     // On the cache's clock.
     pub(super) expires: u64,
     // Milliseconds from then back to when it stops to be fresh, and to when it was made. Both are rounded towards the
     // safe side: less fresh, and older.
     unfresh: u32,
     lifetime: u32,
-    // Of the encoded value. No value has more.
-    bytes: u32,
+    // Of the encoded value.
+    bytes: Size,
     /// The number of the room that it came through.
-    pub(super) room: u32,
+    pub(super) room: u16,
 }
 
 /// Of an entry that is fresh for as long as it is here.
@@ -110,25 +113,32 @@ impl Entry {
         bytes: usize,
         life: Life,
         vouch: Vouch,
-        room: u32,
+        room: u16,
         clock: Clock,
     ) -> Self {
         let back = |from: Duration| {
             let millis = from.as_nanos().div_ceil(u128::from(MILLI));
             u32::try_from(millis).unwrap_or(ALWAYS).min(ALWAYS - 1)
         };
+        let (cell, generation) = vouch.parts();
         Self {
             value,
-            vouch,
+            cell,
+            generation,
             expires: clock.at(life.expires),
             unfresh: match life.fresh_until {
                 Some(until) if until <= life.expires => back(life.expires - until),
                 _ => ALWAYS,
             },
             lifetime: back(life.expires.saturating_duration_since(life.read) + life.age),
-            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+            bytes: Size::new(bytes as u64),
             room,
         }
+    }
+
+    #[inline]
+    pub(super) fn vouch(&self) -> Vouch {
+        Vouch::of_parts(self.cell, self.generation)
     }
 
     /// How old the value is, and for how long it is fresh. Nothing: for as long as it is here.
@@ -150,7 +160,30 @@ impl Entry {
             (None, None) => true,
             _ => false,
         };
-        same && self.expires == other.expires && self.vouch.is(&other.vouch)
+        same && self.expires == other.expires && self.vouch().is(&other.vouch())
+    }
+}
+
+/// A number of bytes in two of them: eleven bits, and how many zeros follow. It is rounded up, by a thousandth at most.
+#[derive(Clone, Copy)]
+struct Size(u16);
+
+impl Size {
+    const BITS: u32 = 11;
+
+    fn new(bytes: u64) -> Self {
+        let zeros = (u64::BITS - bytes.leading_zeros()).saturating_sub(Self::BITS);
+        let head = bytes.div_ceil(1 << zeros);
+        // Rounding up may have made it longer.
+        let (head, zeros) =
+            if head >> Self::BITS > 0 { (head >> 1, zeros + 1) } else { (head, zeros) };
+        // A value has 2^29 bytes at most: 18 zeros.
+        Self(((zeros as u16) << Self::BITS) | head as u16)
+    }
+
+    fn get(self) -> u64 {
+        let head = self.0 & ((1 << Self::BITS) - 1);
+        u64::from(head) << (self.0 >> Self::BITS)
     }
 }
 
@@ -175,7 +208,7 @@ pub(super) struct Weight;
 
 impl Weighter<Name, Entry> for Weight {
     fn weight(&self, key: &Name, entry: &Entry) -> u64 {
-        ENTRY_OVERHEAD + key.bytes().len() as u64 + u64::from(entry.bytes)
+        ENTRY_OVERHEAD + key.bytes().len() as u64 + entry.bytes.get()
     }
 }
 
@@ -217,6 +250,15 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_rounded_up_by_a_thousandth_at_most() {
+        let some = (0..30).flat_map(|power| [(1_u64 << power) - 1, 1 << power, (1 << power) + 1]);
+        for bytes in (0..5_000).chain(some) {
+            let size = Size::new(bytes).get();
+            assert!(size >= bytes && size - bytes <= bytes / 1_000, "{bytes} became {size}");
+        }
+    }
+
+    #[test]
     fn names_of_every_length_are_found_by_their_bytes() {
         let hash = |one: &dyn Fn(&mut std::hash::DefaultHasher)| {
             let mut hasher = std::hash::DefaultHasher::new();
@@ -235,6 +277,6 @@ mod tests {
     #[test]
     fn a_slot_of_the_table_is_as_large_as_its_overhead_says() {
         // The table adds two links, two words of state and their padding.
-        assert_eq!((size_of::<Name>(), size_of::<Entry>()), (24, 56));
+        assert_eq!((size_of::<Name>(), size_of::<Entry>()), (24, 48));
     }
 }

@@ -47,6 +47,18 @@ impl Vouch {
         }
     }
 
+    /// A form without padding, for who keeps many.
+    #[inline]
+    pub(crate) fn parts(self) -> (&'static AtomicU32, u32) {
+        (self.cell, self.generation)
+    }
+
+    /// What [`parts`](Self::parts) took apart.
+    #[inline]
+    pub(crate) fn of_parts(cell: &'static AtomicU32, generation: u32) -> Self {
+        Self { cell, generation }
+    }
+
     /// Whether both are the same promise.
     pub fn is(&self, other: &Self) -> bool {
         std::ptr::eq(self.cell, other.cell) && self.generation == other.generation
