@@ -6,6 +6,7 @@ mod ledger;
 mod lifetimes;
 mod losses;
 mod removals;
+mod restarts;
 mod staleness;
 
 use std::sync::LazyLock;
