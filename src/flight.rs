@@ -4,12 +4,18 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::error::Result;
 use crate::key::Key;
+
+/// For how long others may join a load of which nobody would tell that it became void: as late as that a change is
+/// told at most while all is well.
+const UNTOLD: Duration = Duration::from_millis(100);
 
 /// What a flight is for. Flights of different kinds do not share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +55,14 @@ struct Open {
     kind: Kind,
     of: TypeId,
     result: watch::Receiver<Option<Landed>>,
+    // Since when it loads and nobody tells of changes.
+    untold: Option<Instant>,
+}
+
+impl Open {
+    fn is_open(&self) -> bool {
+        self.kind == Kind::Refresh || self.untold.is_none_or(|since| since.elapsed() < UNTOLD)
+    }
 }
 
 /// A seat on a flight.
@@ -95,7 +109,9 @@ impl Flights {
         let of = TypeId::of::<A>();
         let mut table = self.table();
         let there = table.open.get(key.as_bytes()).into_iter().flatten();
-        if let Some(open) = there.into_iter().find(|open| open.kind == kind && open.of == of) {
+        let mut there = there.into_iter();
+        if let Some(open) = there.find(|open| open.kind == kind && open.of == of && open.is_open())
+        {
             let (id, result) = (open.id, open.result.clone());
             if within.iter().any(|mine| table.reaches(id, *mine)) {
                 return Seat::Cycle;
@@ -113,7 +129,13 @@ impl Flights {
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, result) = watch::channel(None);
-        table.open.entry(key.bytes().clone()).or_default().push(Open { id, kind, of, result });
+        table.open.entry(key.bytes().clone()).or_default().push(Open {
+            id,
+            kind,
+            of,
+            result,
+            untold: None,
+        });
         self.open.fetch_add(1, Ordering::SeqCst);
         Seat::Lead(Leader {
             flights: Arc::clone(self),
@@ -127,6 +149,15 @@ impl Flights {
     /// Whether any flight is open.
     pub(crate) fn any(&self) -> bool {
         self.open.load(Ordering::SeqCst) > 0
+    }
+
+    /// A flight is about to load, and nobody tells of changes meanwhile: who comes much later opens another one.
+    pub(crate) fn untold(&self, key: &Key, id: FlightId) {
+        let mut table = self.table();
+        let open = table.open.get_mut(key.as_bytes());
+        if let Some(open) = open.and_then(|open| open.iter_mut().find(|open| open.id == id)) {
+            open.untold.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Closes a key's flights to who comes later: what they bring may be older than what the key holds
@@ -319,6 +350,26 @@ mod tests {
         new.land(&Ok(2));
         assert_eq!(late.landed().await.unwrap().unwrap(), 2);
         assert_eq!(flights.open.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_that_nobody_tells_of_changes_is_joined_for_a_moment_only() {
+        let flights = Arc::new(Flights::default());
+        let first = lead(&flights, "a", &[]);
+        tokio::time::advance(UNTOLD * 2).await;
+        let early = follow(&flights, "a", &[]);
+        flights.untold(&key("a"), first.id());
+        tokio::time::advance(UNTOLD / 2).await;
+        follow(&flights, "a", &[]);
+        flights.untold(&key("a"), first.id());
+        tokio::time::advance(UNTOLD / 2).await;
+        let second = lead(&flights, "a", &[]);
+        let late = follow(&flights, "a", &[]);
+        first.land(&Ok(1));
+        second.land(&Ok(2));
+        assert_eq!(early.landed().await.unwrap().unwrap(), 1);
+        assert_eq!(late.landed().await.unwrap().unwrap(), 2);
+        assert!(!flights.any());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::entry::Life;
 use self::entry::{Clock, Entry, Name, Weight};
-use self::marks::{Mark, Marks};
+use self::marks::{Lock, Mark, Marks, Stripe};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::op::Vouch;
@@ -28,15 +28,17 @@ const BYTES_PER_EXPECTED_ENTRY: u64 = 2048;
 type Table = Cache<Name, Entry, Weight, DefaultHashBuilder>;
 
 /// The near cache of a client.
-pub(crate) struct Near {
-    shared: Arc<Common>,
+///
+/// The lock of its marks is a parameter so that the schedules of another one can be explored.
+pub(crate) struct Near<L: Lock<Stripe> = Mutex<Stripe>> {
+    shared: Arc<Common<L>>,
     // Set with the first room: before, writers need not mark anything.
     used: AtomicBool,
 }
 
 /// What rooms, readers and writers share.
-struct Common {
-    marks: Marks<Mutex<marks::Stripe>>,
+struct Common<L> {
+    marks: Marks<L>,
     clock: Clock,
     max_bytes: u64,
     // What is left for the rooms without a budget of their own, and their table.
@@ -54,8 +56,8 @@ struct Left {
 }
 
 /// The part of the near cache that is a namespace's.
-pub(crate) struct Room {
-    shared: Arc<Common>,
+pub(crate) struct Room<L: Lock<Stripe> = Mutex<Stripe>> {
+    shared: Arc<Common<L>>,
     table: Arc<Table>,
     // Its place among the recorders.
     number: u16,
@@ -74,20 +76,20 @@ pub(crate) struct Hit<T> {
 }
 
 /// A read in flight, whose answer may be kept unless its key changes before.
-pub(crate) struct Reading {
-    shared: Arc<Common>,
+pub(crate) struct Reading<L: Lock<Stripe> = Mutex<Stripe>> {
+    shared: Arc<Common<L>>,
     table: Arc<Table>,
     number: u16,
     mark: Mark,
 }
 
 /// Own writes in flight: what they write is not near from their beginning to their end.
-pub(crate) struct Writing<'a> {
-    near: &'a Near,
+pub(crate) struct Writing<'a, L: Lock<Stripe> = Mutex<Stripe>> {
+    near: &'a Near<L>,
     keys: Vec<Bytes>,
 }
 
-impl Near {
+impl<L: Lock<Stripe>> Near<L> {
     /// A near cache that holds at most so many bytes.
     pub(crate) fn new(max_bytes: u64) -> Self {
         Self {
@@ -109,11 +111,19 @@ impl Near {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// How many entries there are, and how many bytes they count. Some may be void, and go when they are come upon.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        let tables = self.shared.tables.read().unwrap_or_else(PoisonError::into_inner);
+        tables.iter().fold((0, 0), |(entries, bytes), table| {
+            (entries + table.len() as u64, bytes + table.weight())
+        })
+    }
+
     /// A room, with a budget of its own or sharing what is left.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] if so much is not left.
-    pub(crate) fn room(&self, max_bytes: Option<u64>, reads: Arc<ReadRecorder>) -> Result<Room> {
+    pub(crate) fn room(&self, max_bytes: Option<u64>, reads: Arc<ReadRecorder>) -> Result<Room<L>> {
         let shared = &self.shared;
         let mut left = shared.left();
         let table = match (max_bytes, &left.table) {
@@ -148,7 +158,7 @@ impl Near {
     }
 
     /// Marks keys that are about to be written. Until it is dropped nothing of them is kept.
-    pub(crate) fn writing<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Writing<'_> {
+    pub(crate) fn writing<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Writing<'_, L> {
         let keys: Vec<Bytes> = keys.into_iter().map(|key| key.bytes().clone()).collect();
         for key in &keys {
             self.shared.marks.begin_write(key, || self.shared.remove(key, Cause::OwnWrite));
@@ -157,7 +167,7 @@ impl Near {
     }
 }
 
-impl InvalidationSink for Near {
+impl<L: Lock<Stripe> + Send + Sync + 'static> InvalidationSink for Near<L> {
     fn changed(&self, key: &[u8]) {
         if self.is_used() {
             self.shared.marks.change(key, || self.shared.remove(key, Cause::Pushed));
@@ -180,7 +190,7 @@ impl Left {
     }
 }
 
-impl Common {
+impl<L: Lock<Stripe>> Common<L> {
     fn left(&self) -> std::sync::MutexGuard<'_, Left> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,7 +240,7 @@ impl Common {
     }
 }
 
-impl Drop for Writing<'_> {
+impl<L: Lock<Stripe>> Drop for Writing<'_, L> {
     fn drop(&mut self) {
         let shared = &self.near.shared;
         for key in &self.keys {
@@ -239,7 +249,7 @@ impl Drop for Writing<'_> {
     }
 }
 
-impl Room {
+impl<L: Lock<Stripe>> Room<L> {
     /// A value that is near, if it still holds. One lookup, one look at the vouch, and the caller's `now`.
     pub(crate) fn get<T: Send + Sync + 'static>(&self, key: &[u8], now: Instant) -> Option<Hit<T>> {
         let entry = self.table.get(key)?;
@@ -258,7 +268,7 @@ impl Room {
     }
 
     /// Marks a read that is about to be sent.
-    pub(crate) fn begin(&self, key: &Key) -> Reading {
+    pub(crate) fn begin(&self, key: &Key) -> Reading<L> {
         Reading {
             shared: Arc::clone(&self.shared),
             table: Arc::clone(&self.table),
@@ -282,7 +292,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl<L: Lock<Stripe>> Drop for Room<L> {
     /// Gives back what it had for itself alone.
     fn drop(&mut self) {
         let Some(bytes) = self.own_bytes else { return };
@@ -295,7 +305,7 @@ impl Drop for Room {
     }
 }
 
-impl Reading {
+impl<L: Lock<Stripe>> Reading<L> {
     /// Keeps what was read, of `bytes` in its encoding. Answers whether it was kept: not if the key
     /// changed meanwhile, is being written, or nobody vouches for it any more.
     pub(crate) fn insert<T: Send + Sync + 'static>(
@@ -320,17 +330,19 @@ impl Reading {
     }
 }
 
-impl Drop for Reading {
+impl<L: Lock<Stripe>> Drop for Reading<L> {
     fn drop(&mut self) {
         self.shared.marks.give_up(&self.mark);
     }
 }
 
-impl fmt::Debug for Near {
+impl<L: Lock<Stripe>> fmt::Debug for Near<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Near").field("max_bytes", &self.shared.max_bytes).finish_non_exhaustive()
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

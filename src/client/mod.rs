@@ -117,7 +117,10 @@ impl CacheClient {
 
     /// What this client and its clones did so far. Costs no round trip.
     pub fn stats(&self) -> Stats {
-        self.settled().unwrap_or_else(|_| self.clone()).0.recorder.snapshot()
+        let client = self.settled().unwrap_or_else(|_| self.clone());
+        let mut stats = client.0.recorder.snapshot();
+        (stats.near_entries, stats.near_bytes) = client.0.path.near_usage();
+        stats
     }
 
     /// What the store can do.

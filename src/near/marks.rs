@@ -16,7 +16,7 @@ use quick_cache::DefaultHashBuilder;
 const STRIPES: usize = 64;
 
 /// A lock, so that schedules of another one can be explored.
-pub(super) trait Lock<T> {
+pub(crate) trait Lock<T> {
     fn new(value: T) -> Self;
     fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R;
 }
@@ -34,7 +34,7 @@ impl<T> Lock<T> for Mutex<T> {
 
 /// The keys of a stripe that are being read or written.
 #[derive(Default)]
-pub(super) struct Stripe(HashMap<Bytes, State>);
+pub(crate) struct Stripe(HashMap<Bytes, State>);
 
 #[derive(Default)]
 struct State {

@@ -210,7 +210,13 @@ impl Recorder {
             Some((OP_NAMES[index], stats))
         });
         let (namespaces, reads) = self.namespaces.snapshot();
-        Stats { operations: operations.collect(), namespaces, reads }
+        Stats {
+            operations: operations.collect(),
+            namespaces,
+            reads,
+            near_entries: 0,
+            near_bytes: 0,
+        }
     }
 }
 
@@ -247,6 +253,12 @@ pub struct Stats {
     /// Where reads were answered from and which loads they caused, by namespace: of typed namespaces
     /// and of [`get_or_load`](crate::CacheClient::get_or_load). Bounded as `namespaces` is.
     pub reads: BTreeMap<String, ReadStats>,
+    /// How many values are near at the moment, of all namespaces together. What is void since a
+    /// connection was lost or the data was flushed counts until it is come upon.
+    pub near_entries: u64,
+    /// How many bytes they count of what [`Builder::near_max_bytes`](crate::Builder::near_max_bytes)
+    /// allows: keys, encoded values, and 144 bytes each.
+    pub near_bytes: u64,
 }
 
 /// The numbers of one operation.

@@ -1,11 +1,13 @@
 //! The near cache is never stale, tried against real servers: P13 to P17. Every test prints the figure of its
 //! promise, and asserts that what it tried really happened. `LARDER_FULL=1` runs the full counts.
 
+mod budget;
 mod ledger;
 mod lifetimes;
 mod losses;
 mod pushes;
 mod removals;
+mod restarts;
 mod staleness;
 
 use std::sync::LazyLock;

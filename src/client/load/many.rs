@@ -323,6 +323,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                     held.push(want);
                     continue;
                 }
+                if asked.lease.is_some() && !asked.vouch.is_some_and(|vouch| vouch.holds()) {
+                    path.coherence.flights.untold(key, want.leader.id());
+                }
                 let judge = asked.lease.is_none() || want.ask == Ask::Always;
                 let seen = if judge {
                     let vouch = asked.vouch.as_ref();
@@ -456,6 +459,10 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     }
 
     async fn without_store<S: ManySource<T>>(&mut self, wanted: Vec<Want<T>>, source: &mut S) {
+        for want in &wanted {
+            let flights = &self.family.path.coherence.flights;
+            flights.untold(&self.keys[want.at], want.leader.id());
+        }
         match self.call(&wanted, source).await {
             Err(error) => self.fail(wanted, &error),
             Ok(mut loaded) => {

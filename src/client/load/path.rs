@@ -61,6 +61,11 @@ impl ReadPath {
         self.recorder.reads(namespace)
     }
 
+    /// How many values are near, and how many bytes they count.
+    pub(crate) fn near_usage(&self) -> (u64, u64) {
+        self.coherence.near.usage()
+    }
+
     /// Keeps an invalidation that could not be sent.
     pub(crate) fn defer(&self, keys: Vec<Key>, error: Error) -> Error {
         self.coherence.defer(keys, error, &self.store)

@@ -89,6 +89,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                     family.reads.count(Read::Takeover);
                 }
                 drop(watch);
+                if !vouch.is_some_and(|vouch| vouch.holds()) {
+                    path.coherence.flights.untold(key, self.flight);
+                }
                 match self.load(source, lease).await? {
                     Filled::Answer(answer) => return Ok(answer),
                     // The key was invalidated while it was loaded: what was loaded may be old.
@@ -190,6 +193,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
 
     /// The store cannot be asked: the origin answers, and nothing is stored.
     async fn without_store<S: Source<T>>(&self, source: &mut S) -> Result<Answer<T>> {
+        self.family.path.coherence.flights.untold(&self.key, self.flight);
         match self.call(source).await {
             Ok(Loaded { value: Ok(value), .. }) => {
                 Ok(Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded })
