@@ -139,13 +139,13 @@ where
         if let Some(mut loader) = self.detached(key) {
             return Ok(self.family("get")?.read(&whole, &mut loader).await?.value);
         }
-        if self.near {
+        if self.near || self.is_graceful() {
             return Ok(self.family("get")?.read(&whole, &mut Nowhere).await?.value);
         }
-        let batch = self.batch("get", Op::Get { key: whole });
+        let batch = self.batch("get", Op::Get { key: whole.clone() });
         let kept = batch.clone();
-        let reply = self.client.run_one(batch).await?;
-        self.decode(&kept, reply.into_value()?)
+        let found = self.client.run_one(batch).await?.into_value()?;
+        self.plain("get", &kept, &whole, found)
     }
 
     /// Reads a value as [`get`](Self::get) does, and loads it if there is none: once, whoever asks for it
@@ -290,7 +290,7 @@ where
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        if self.near || self.loader.is_some() {
+        if self.near || self.loader.is_some() || self.is_graceful() {
             let family = self.family("get_many")?;
             let found: Vec<Option<Arc<T>>> =
                 family.many(&keys, &mut Nowhere).await?.into_iter().collect::<Result<_>>()?;
@@ -309,7 +309,7 @@ where
         let values = self.client.run_one(batch.clone()).await?.into_values()?;
         keys.iter()
             .zip(values)
-            .map(|(key, value)| self.decode(&batch, value).map_err(|error| error.with_key(key)))
+            .map(|(key, found)| self.plain("get_many", &batch, key, found))
             .collect()
     }
 
@@ -437,15 +437,32 @@ where
         Ok(Op::Overwrite { key, value, expiry })
     }
 
-    fn decode(&self, batch: &Batch, value: Option<Bytes>) -> Result<Option<Arc<T>>> {
-        let Some(value) = value else { return Ok(None) };
-        match decode_json::<Option<T>>(&value, Shape::Any) {
-            Ok(value) => Ok(value.map(Arc::new)),
-            Err(error) => {
-                let error = self.client.undecodable(batch, error);
-                if self.undecodable_as_miss { Ok(None) } else { Err(error) }
+    /// Whether it matters how much of a value's time is left.
+    fn is_graceful(&self) -> bool {
+        !self.options.grace.is_zero()
+    }
+
+    /// What a plain read found.
+    fn plain(
+        &self,
+        name: &'static str,
+        batch: &Batch,
+        key: &Key,
+        found: Option<Bytes>,
+    ) -> Result<Option<Arc<T>>> {
+        let (value, from) = match found.map(|found| decode_json::<Option<T>>(&found, Shape::Any)) {
+            None => (None, ReadFrom::Missing),
+            Some(Ok(value)) => (value.map(Arc::new), ReadFrom::Shared),
+            Some(Err(error)) => {
+                let error = self.client.undecodable(batch, error).with_key(key);
+                if !self.undecodable_as_miss {
+                    return Err(error);
+                }
+                (None, ReadFrom::Missing)
             }
-        }
+        };
+        self.family(name)?.note(key.as_bytes(), from);
+        Ok(value)
     }
 }
 

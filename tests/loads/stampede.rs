@@ -93,27 +93,31 @@ async fn waiters_in_other_processes_have_the_value_within_two_round_trips_of_the
     let server = RedisServer::start().await;
     let [mut loader, mut waiter]: [Worker; 2] =
         workers(&server, 2).await.try_into().unwrap_or_else(|_| unreachable!());
-    waiter.tell("measure").await;
-    let trip: u64 = waiter.answer("trip").await.parse().unwrap();
-    let mut late = Vec::new();
+    let (mut trips, mut late) = (Vec::new(), Vec::new());
     for round in 0..times(500) {
+        waiter.tell("measure 20").await;
+        trips.push(waiter.answer("trip").await.parse::<i64>().unwrap());
         loader.tell(&format!("load w{round} 20")).await;
         loader.answer("loader runs").await;
         waiter.tell(&format!("load w{round} 20")).await;
-        loader.answer("got").await;
-        let answer = waiter.answer("got").await;
-        let (took, waited) = answer.split_once(' ').unwrap();
-        assert_eq!(waited, "true", "the waiter loaded by itself");
-        late.push(took.parse::<u64>().unwrap());
+        let filled = loader.answer("got").await;
+        let came = waiter.answer("got").await;
+        // Both since the loader's end, by one clock.
+        let [(filled, own), (came, waited)] =
+            [&filled, &came].map(|answer| answer.split_once(' ').unwrap());
+        assert_eq!((own, waited), ("false", "true"), "the waiter loaded by itself");
+        late.push(came.parse::<i64>().unwrap() - filled.parse::<i64>().unwrap());
     }
-    late.sort_unstable();
-    let median = late[late.len() / 2];
-    let trips = median as f64 / trip as f64;
+    let [trip, median] = [&mut trips, &mut late].map(|all| {
+        all.sort_unstable();
+        all[all.len() / 2] as f64
+    });
     println!(
-        "P18: from the loader's end to the value in another process: median {:.0} µs, {trips:.1} round trips of {:.0} µs, of which the fill itself takes one",
-        median as f64 / 1e3,
-        trip as f64 / 1e3
+        "P18: from when a fill is acknowledged to its value in another process: median {:.0} µs, {:.1} round trips of {:.0} µs",
+        median / 1e3,
+        median / trip,
+        trip / 1e3
     );
-    // The fill and two round trips; a poll of 10 ms would be hundreds.
-    assert!(trips < 12.0, "{trips}");
+    // One more than on a machine that does nothing else; a poll of 10 ms would be a dozen.
+    assert!(median <= 3.0 * trip, "{:.1} round trips", median / trip);
 }

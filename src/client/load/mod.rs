@@ -10,6 +10,7 @@ use super::CacheClient;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::op::Lane;
+use crate::stats::NO_PREFIX;
 
 mod breaker;
 mod frames;
@@ -99,8 +100,7 @@ impl CacheClient {
         L: Loader<T>,
     {
         let key = super::key("get_or_load", key)?;
-        let prefix = key.prefix().unwrap_or(crate::stats::NO_PREFIX.as_bytes());
-        let family = self.family("get_or_load", prefix, options.into())?;
+        let family = self.family("get_or_load", key.prefix(), options.into())?;
         family.given(&key, loader).await
     }
 
@@ -108,7 +108,8 @@ impl CacheClient {
     /// exactly the keys that this call has to load, and gives pairs of a key and what it found. What it leaves out is
     /// not there.
     ///
-    /// One answer for each key, in order. Costs one round trip, and two more if something is missing.
+    /// One answer for each key, in order. Costs one round trip, and two more if something is missing. The
+    /// statistics count it under the first part that all keys share.
     ///
     /// # Errors
     /// As [`get_or_load`](Self::get_or_load); those of a single key stand in its place.
@@ -129,7 +130,10 @@ impl CacheClient {
     {
         let asked: Vec<&Q> = keys.into_iter().collect();
         let keys = super::keys("get_or_load_many", asked.iter())?;
-        let family = self.family("get_or_load_many", b"", options.into())?;
+        let mut prefixes = keys.iter().map(Key::prefix);
+        let prefix =
+            prefixes.next().flatten().filter(|first| prefixes.all(|one| one == Some(first)));
+        let family = self.family("get_or_load_many", prefix, options.into())?;
         let mut source = ManyLoader {
             loader: |places: Vec<usize>| loader(places.into_iter().map(|at| asked[at]).collect()),
             named: |key: &&'k Q| Key::new(*key),
@@ -143,8 +147,13 @@ impl CacheClient {
         self.settled().ok()?.path().recent.look(key.as_ref())
     }
 
-    /// How keys are read through. `prefix` is where they are counted; each key's first part if it is empty.
-    fn family(&self, name: &'static str, prefix: &[u8], options: LoadOptions) -> Result<Family> {
+    /// How keys are read through, which are counted under `prefix`.
+    fn family(
+        &self,
+        name: &'static str,
+        prefix: Option<&[u8]>,
+        options: LoadOptions,
+    ) -> Result<Family> {
         options.check().map_err(|error| error.with_op(name))?;
         let client = self.settled().map_err(|error| error.with_op(name))?;
         let path = client.path();
@@ -152,7 +161,7 @@ impl CacheClient {
             path: Arc::clone(path),
             name,
             label: None,
-            reads: path.reads(if prefix.is_empty() { name.as_bytes() } else { prefix }),
+            reads: path.reads(prefix.unwrap_or(NO_PREFIX.as_bytes())),
             room: None,
             lane: Lane::Tracked,
             options,
