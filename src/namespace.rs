@@ -97,6 +97,8 @@ impl<K: ?Sized, T> Namespace<K, T> {
 
     /// How this namespace's keys are read, by the method `name`.
     fn family(&self, name: &'static str) -> Result<Family> {
+        // Those of `with` are looked at by nobody before.
+        self.options.check().map_err(|error| error.with_op(name))?;
         let family = match self.family.get() {
             Some(family) => family.clone(),
             None => self
