@@ -131,7 +131,7 @@ impl LoadOptions {
         self
     }
 
-    /// How long a value stays in the near cache at most. Defaults to 5 minutes.
+    /// How long a value stays in the near cache at most, up to ten years. Defaults to 5 minutes.
     pub fn near_ttl(mut self, ttl: Duration) -> Self {
         self.near_ttl = ttl;
         self
