@@ -57,10 +57,11 @@ async fn deadlines_of_nearly_nothing_are_kept() {
 
 #[tokio::test]
 async fn options_of_a_read_without_measure_are_mistakes_and_not_panics() {
+    type Change = fn(LoadOptions) -> LoadOptions;
     let cache = CacheClient::memory();
     let loader = || async { Ok::<u64, std::io::Error>(1) };
     let values = cache.namespace::<u64, u64>("n").near(true).build().unwrap();
-    let wrong: [(&str, fn(LoadOptions) -> LoadOptions); 5] = [
+    let wrong: [(&str, Change); 5] = [
         ("lease", |options| options.lease(Duration::ZERO)),
         ("hard timeout", |options| options.hard_timeout(Duration::MAX)),
         ("near_ttl", |options| options.near_ttl(Duration::MAX)),
