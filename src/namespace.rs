@@ -97,6 +97,8 @@ impl<K: ?Sized, T> Namespace<K, T> {
 
     /// How this namespace's keys are read, by the method `name`.
     fn family(&self, name: &'static str) -> Result<Family> {
+        // Those of `with` are looked at by nobody before.
+        self.options.check().map_err(|error| error.with_op(name))?;
         let family = match self.family.get() {
             Some(family) => family.clone(),
             None => self
@@ -274,7 +276,8 @@ where
     }
 
     /// Reads many values, in the order of the keys: what is near, and the rest in one round trip. What is
-    /// missing is loaded key by key, all at once, if the namespace has a loader. No keys are no round trip.
+    /// missing or stale is read key by key, all at once, if the namespace has a loader, as by [`get`](Self::get).
+    /// No keys are no round trip.
     ///
     /// # Errors
     /// As [`get`](Self::get), for the first value that fails.
@@ -292,15 +295,18 @@ where
         }
         if self.near || self.loader.is_some() || self.is_graceful() {
             let family = self.family("get_many")?;
-            let found: Vec<Option<Arc<T>>> =
-                family.many(&keys, &mut Nowhere).await?.into_iter().collect::<Result<_>>()?;
+            let found = family.read_many(&keys, &mut Nowhere).await?;
+            let found: Vec<_> = found.into_iter().collect::<Result<_>>()?;
             let all = asked.iter().zip(&keys).zip(found).map(|((asked, key), found)| {
                 let (family, loader) = (&family, self.detached(asked));
                 async move {
-                    match (found, loader) {
-                        (None, Some(mut loader)) => Ok(family.read(key, &mut loader).await?.value),
-                        (found, _) => Ok(found),
+                    if let Some(mut loader) = loader
+                        && matches!(found.from, ReadFrom::Missing | ReadFrom::Stale)
+                    {
+                        return Ok(family.read(key, &mut loader).await?.value);
                     }
+                    family.note(key.as_bytes(), found.from);
+                    Ok(found.value)
                 }
             });
             return futures_util::future::try_join_all(all).await;

@@ -1,7 +1,7 @@
 //! What keeps this process' own copies true: every write passes here, and every change that the store tells.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,12 +33,14 @@ pub(crate) struct Coherence {
 /// Invalidations that could not be sent yet, the newest in front.
 #[derive(Default)]
 struct Deferred {
-    keys: Mutex<VecDeque<Key>>,
+    // Numbered: one of the same key that came while an older one was sent has to be sent as well.
+    keys: Mutex<VecDeque<(u64, Key)>>,
+    next: AtomicU64,
     waiting: AtomicUsize,
 }
 
 impl Deferred {
-    fn keys(&self) -> MutexGuard<'_, VecDeque<Key>> {
+    fn keys(&self) -> MutexGuard<'_, VecDeque<(u64, Key)>> {
         // Nothing that can panic runs under this lock.
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,7 +72,7 @@ impl Coherence {
         let mut waiting = self.deferred.keys();
         let first = waiting.is_empty();
         for key in keys {
-            waiting.push_front(key);
+            waiting.push_front((self.deferred.next.fetch_add(1, Ordering::Relaxed), key));
         }
         waiting.truncate(MOST_DEFERRED);
         self.deferred.waiting.store(waiting.len(), Ordering::SeqCst);
@@ -104,17 +106,16 @@ impl Coherence {
     /// Sends what was deferred, the newest first.
     async fn send_deferred<S: Layer>(&self, store: &S) -> Result<()> {
         while self.deferred.waiting.load(Ordering::SeqCst) > 0 {
-            let keys: Vec<Key> = {
+            let (numbers, keys): (HashSet<u64>, Vec<Key>) = {
                 let waiting = self.deferred.keys();
-                waiting.iter().take(SENT_AT_ONCE).cloned().collect()
+                waiting.iter().take(SENT_AT_ONCE).cloned().unzip()
             };
             if keys.is_empty() {
                 return Ok(());
             }
-            let sent = Op::Delete { keys: keys.clone() };
-            store.call(&Batch::one("invalidate", sent)).await?.into_one()?;
+            store.call(&Batch::one("invalidate", Op::Delete { keys })).await?.into_one()?;
             let mut waiting = self.deferred.keys();
-            waiting.retain(|key| !keys.contains(key));
+            waiting.retain(|(number, _)| !numbers.contains(number));
             self.deferred.waiting.store(waiting.len(), Ordering::SeqCst);
         }
         Ok(())
@@ -208,5 +209,47 @@ impl Drop for Closing<'_> {
         if self.0.any() {
             self.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Reply;
+    use crate::store::MemoryStore;
+
+    /// A store that is away for whoever invalidates while it answers somebody else.
+    struct Answers(Arc<Coherence>, AtomicUsize);
+
+    fn defer(coherence: &Arc<Coherence>) {
+        let away = Error::new(ErrorKind::Unavailable, "away").with_outcome(Outcome::NotSent);
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let error = coherence.defer([Key::new("k").unwrap()], away, &store);
+        assert_eq!(error.outcome(), Outcome::Deferred);
+    }
+
+    impl Layer for Answers {
+        async fn call(&self, _batch: &Batch) -> Result<Replies> {
+            if self.1.fetch_add(1, Ordering::SeqCst) == 0 {
+                defer(&self.0);
+            }
+            Ok(Replies::one(Ok(Reply::Int(1))))
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::default()
+        }
+
+        async fn close(&self) {}
+    }
+
+    #[tokio::test]
+    async fn an_invalidation_deferred_while_an_older_one_of_its_key_is_sent_is_sent_as_well() {
+        let coherence = Arc::new(Coherence::new(0));
+        let store = Answers(Arc::clone(&coherence), AtomicUsize::new(0));
+        defer(&coherence);
+        coherence.send_deferred(&store).await.unwrap();
+        assert_eq!(store.1.load(Ordering::SeqCst), 2, "the second says that the key changed again");
+        assert_eq!(coherence.deferred.waiting.load(Ordering::SeqCst), 0);
     }
 }

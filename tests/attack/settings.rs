@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use larder::testing::RedisServer;
-use larder::{CacheClient, ErrorKind, LockOptions};
+use larder::{CacheClient, ErrorKind, LoadOptions, LockOptions};
 
 /// Each of these was a panic.
 #[tokio::test]
@@ -53,4 +53,44 @@ async fn deadlines_of_nearly_nothing_are_kept() {
             assert!(took < Duration::from_millis(150), "{deadline:?}: {took:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn options_of_a_read_without_measure_are_mistakes_and_not_panics() {
+    type Change = fn(LoadOptions) -> LoadOptions;
+    let cache = CacheClient::memory();
+    let loader = || async { Ok::<u64, std::io::Error>(1) };
+    let values = cache.namespace::<u64, u64>("n").near(true).build().unwrap();
+    let wrong: [(&str, Change); 5] = [
+        ("lease", |options| options.lease(Duration::ZERO)),
+        ("hard timeout", |options| options.hard_timeout(Duration::MAX)),
+        ("near_ttl", |options| options.near_ttl(Duration::MAX)),
+        ("jitter", |options| options.jitter(f64::NAN)),
+        ("early_refresh", |options| options.early_refresh(f64::INFINITY)),
+    ];
+    for (name, change) in wrong {
+        let built = cache.namespace::<u64, u64>("m").options(change(LoadOptions::new())).build();
+        let of_call = values.with(change).get_or_load(&1, loader).await;
+        let of_many = values.with(change).get_many(&[1]).await;
+        let of_client = cache.get_or_load("k:1", change(LoadOptions::new()), loader).await;
+        let errors =
+            [built.err(), of_call.err(), of_many.err(), of_client.err()].map(Option::unwrap);
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+    let years = Duration::from_secs(10 * 365 * 24 * 3600);
+    let longest = values.with(|options| options.hard_timeout(years).near_ttl(years));
+    assert_eq!(*longest.get_or_load(&1, loader).await.unwrap(), 1);
+    assert_eq!(longest.get(&1).await.unwrap().as_deref(), Some(&1));
+}
+
+#[tokio::test]
+async fn a_near_budget_without_measure_is_no_panic() {
+    let cache = CacheClient::builder().near_max_bytes(u64::MAX).build();
+    let Ok(cache) = cache else { return };
+    let values = cache.namespace::<u64, u64>("n").near(true).build().unwrap();
+    values.set(&1, &1).await.unwrap();
+    assert_eq!(values.get(&1).await.unwrap().as_deref(), Some(&1));
 }

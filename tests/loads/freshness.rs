@@ -64,6 +64,28 @@ async fn within_its_grace_a_value_is_served_at_once_while_one_caller_loads_it_ag
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_keys_that_are_stale_are_loaded_again_behind_their_caller_and_each_is_counted_once() {
+    for near in [false, true] {
+        let (cache, values, runs, _) = counted(near, |options| options.grace(60 * SECOND));
+        let reads = || {
+            let reads = &cache.stats().reads["n"];
+            (reads.misses, reads.shared_hits + reads.near_hits, reads.stale_hits)
+        };
+        values.get_many(&[1, 2]).await.unwrap();
+        assert_eq!((runs.load(Ordering::SeqCst), reads()), (2, (2, 0, 0)));
+        values.get_many(&[1, 2]).await.unwrap();
+        assert_eq!(reads(), (2, 2, 0));
+        advance(15 * SECOND).await;
+        let asked = Instant::now();
+        values.get_many(&[1, 2]).await.unwrap();
+        assert_eq!((asked.elapsed(), reads()), (Duration::ZERO, (2, 2, 2)), "nobody waits");
+        sleep(SECOND).await;
+        values.get_many(&[1, 2]).await.unwrap();
+        assert_eq!((runs.load(Ordering::SeqCst), reads()), (4, (2, 4, 2)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_load_that_fails_leaves_the_stale_value_for_as_long_as_its_grace_lasts() {
     let (cache, values, _, down) = counted(false, |options| options.grace(60 * SECOND));
     values.get(&1).await.unwrap();

@@ -93,7 +93,7 @@ struct Many<'a, T> {
 }
 
 impl Family {
-    /// Reads keys, and counts how. One answer each, in order.
+    /// Reads keys. One answer each, in order, which are counted by who serves them.
     pub(crate) async fn read_many<T, S>(
         &self,
         keys: &[Key],
@@ -131,13 +131,8 @@ impl Family {
             many.load(wanted, source).await;
             many.wait(followers).await;
         }
-        let answers = firsts.into_iter().zip(keys).map(|(first, key)| {
-            let answer = many.answers[first].clone().unwrap_or(Ok(Answer::MISSING));
-            if let Ok(answer) = &answer {
-                self.note(key.as_bytes(), answer.from);
-            }
-            answer
-        });
+        let answers =
+            firsts.iter().map(|at| many.answers[*at].clone().unwrap_or(Ok(Answer::MISSING)));
         Ok(answers.collect())
     }
 }

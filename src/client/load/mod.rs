@@ -182,7 +182,7 @@ impl Family {
         <L::Gives as IntoLoaded<T>>::from_cached(answer.value).ok_or_else(|| self.nothing(key))
     }
 
-    /// Reads keys, of which some may be the same.
+    /// Reads keys, of which some may be the same, and counts how.
     pub(crate) async fn many<T, S>(
         &self,
         keys: &[Key],
@@ -192,8 +192,13 @@ impl Family {
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         S: many::ManySource<T>,
     {
-        let answers = self.read_many(keys, source).await?;
-        Ok(answers.into_iter().map(|answer| answer.map(|answer| answer.value)).collect())
+        let answers = self.read_many(keys, source).await?.into_iter().zip(keys);
+        let values = answers.map(|(answer, key)| {
+            let answer = answer?;
+            self.note(key.as_bytes(), answer.from);
+            Ok(answer.value)
+        });
+        Ok(values.collect())
     }
 
     /// Who peeks may find nothing.

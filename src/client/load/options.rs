@@ -18,6 +18,9 @@ const JITTER: f64 = 0.05;
 /// How long an entry stays near although the server vouches for it: a bound on what a mistake could do.
 const NEAR_TTL: Duration = Duration::from_secs(300);
 
+/// No wait and no entry is meant to be for ever, and no clock can count for ever: ten years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// How a value is read and, where there is none, loaded. A duration stands for options with that time to live.
 ///
 /// A [`Namespace`](crate::Namespace) has these options for all its calls, and takes others for one call by
@@ -106,13 +109,16 @@ impl LoadOptions {
     }
 
     /// How long a caller waits for a value that is being loaded again before it takes the stale one. The load
-    /// goes on if its loader can outlive the call. Defaults to zero: the stale value at once.
+    /// goes on if its loader can outlive the call. Defaults to zero: the stale value at once. The one caller whose own
+    /// loader runs, a borrowed one, then waits for it up to the hard timeout; so does a call for many keys, which has
+    /// no soft timeout.
     pub fn soft_timeout(mut self, timeout: Duration) -> Self {
         self.soft_timeout = timeout;
         self
     }
 
-    /// How long a load may take, and how long a caller waits for one. Defaults to 30 seconds.
+    /// How long a load may take, and how long a caller waits for one: ten years at most, so that every wait ends.
+    /// Defaults to 30 seconds.
     pub fn hard_timeout(mut self, timeout: Duration) -> Self {
         self.hard_timeout = timeout;
         self
@@ -125,7 +131,7 @@ impl LoadOptions {
         self
     }
 
-    /// How long a value stays in the near cache at most. Defaults to 5 minutes.
+    /// How long a value stays in the near cache at most, up to ten years. Defaults to 5 minutes.
     pub fn near_ttl(mut self, ttl: Duration) -> Self {
         self.near_ttl = ttl;
         self
@@ -177,6 +183,11 @@ impl LoadOptions {
         }
         if let Err(error) = Expiry::new(self.lease) {
             mistakes.push(error.detail().to_owned());
+        }
+        for (name, time) in [("hard timeout", self.hard_timeout), ("near_ttl", self.near_ttl)] {
+            if time > LONGEST {
+                mistakes.push(format!("the {name} is longer than {LONGEST:?}"));
+            }
         }
         if self.near_ttl.is_zero() {
             mistakes.push("the near_ttl is zero; leave the near cache off instead".to_owned());

@@ -78,8 +78,7 @@ impl Tracker {
                     }
                 }
                 [Value::Nil] => {
-                    let flushed = std::mem::take(&mut *self.current());
-                    flushed.end();
+                    self.flushed();
                     self.sinks.each(|sink| sink.all_changed(Sweeping::Flushed));
                 }
                 // Nothing is certain any more.
@@ -101,6 +100,15 @@ impl Tracker {
         self.current().end();
         self.over.notify_one();
         self.sinks.each(|sink| sink.all_changed(Sweeping::Lost));
+    }
+
+    /// The data is gone: a new promise takes the old one's place, unless nobody is left to keep it.
+    fn flushed(&self) {
+        let mut current = self.current();
+        current.end();
+        if !self.lost.load(Ordering::SeqCst) {
+            *current = Vouch::new();
+        }
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Vouch> {
@@ -177,4 +185,30 @@ pub(super) async fn switch_on(
 /// A server that does not track: the near cache is off, and waits look again from time to time.
 pub(super) fn refused(why: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, why).with_outcome(Outcome::NotSent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(data: Vec<Value>) -> PushInfo {
+        PushInfo { kind: PushKind::Invalidate, data }
+    }
+
+    #[test]
+    fn a_flush_ends_the_promise_and_begins_another() {
+        let tracker = Tracker::new(Arc::default());
+        let before = tracker.vouch();
+        tracker.pushed(&push(vec![Value::Nil]));
+        assert!(!before.holds() && tracker.vouch().holds());
+    }
+
+    #[test]
+    fn a_flush_told_behind_a_push_that_cannot_be_read_brings_no_promise_back() {
+        let tracker = Tracker::new(Arc::default());
+        tracker.pushed(&push(Vec::new()));
+        assert!(!tracker.vouch().holds());
+        tracker.pushed(&push(vec![Value::Nil]));
+        assert!(!tracker.vouch().holds(), "nobody would end it");
+    }
 }
