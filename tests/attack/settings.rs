@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use larder::testing::RedisServer;
 use larder::{CacheClient, ErrorKind, LoadOptions, LockOptions};
 
-/// Each of these was a panic.
+/// Numbers at the ends of their ranges.
 #[tokio::test]
 async fn settings_without_measure_are_mistakes_and_not_panics() {
     let builder = || CacheClient::builder().url("redis://127.0.0.1:1");

@@ -163,7 +163,7 @@ fn lease(
         LeaseState::Granted { digest: found.value.clone() }
     } else {
         let held = space.read(&place, clock, |entry| clock.remaining(entry.expires));
-        LeaseState::Held { remaining: held.and_then(|ttl| ttl.remaining()).unwrap_or_default() }
+        LeaseState::held(held.unwrap_or(Ttl::Missing))
     };
     Ok(Leased { found, lease })
 }

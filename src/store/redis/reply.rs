@@ -76,10 +76,7 @@ fn leased(value: Value) -> Result<Leased> {
     let lease = match integer(&state)? {
         0 => LeaseState::NotAsked,
         1 => LeaseState::Granted { digest: Some(bytes(more)?).filter(|_| found.value.is_some()) },
-        _ => {
-            let left = u64::try_from(integer(&more)?).unwrap_or(0);
-            LeaseState::Held { remaining: Duration::from_millis(left) }
-        }
+        _ => LeaseState::held(Ttl::from_millis(integer(&more)?)),
     };
     Ok(Leased { found, lease })
 }

@@ -85,6 +85,14 @@ async fn lease_of(subject: &Subject, key: &Key) -> Checked {
         if remaining <= hour && remaining + Duration::from_secs(60) > hour);
     ensure(held, || format!("to another: {came:?}"))?;
 
+    // Taken without an end, which no store of ours does: nobody has to look every moment.
+    subject.expect(Op::Persist { key: place.clone() }, Reply::Bool(true)).await?;
+    let came = leased(subject, key, "two", Ask::Missing).await?;
+    let held =
+        matches!(came.lease, LeaseState::Held { remaining } if remaining > Duration::from_secs(60));
+    ensure(held, || format!("without an end: {came:?}"))?;
+    subject.expect(Op::Expire { key: place.clone(), expiry: an_hour() }, Reply::Bool(true)).await?;
+
     // There is a value now: what is asked of it decides.
     subject.expect(set_for(key, "v", an_hour()), Reply::Bool(true)).await?;
     let brief = Ask::Within(Duration::from_secs(60));
