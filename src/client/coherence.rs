@@ -113,13 +113,37 @@ impl Coherence {
             if keys.is_empty() {
                 return Ok(());
             }
-            store.call(&Batch::one("invalidate", Op::Delete { keys })).await?.into_one()?;
+            match delete(store, keys.clone()).await {
+                Err(error) if is_forbidden(&error) => {
+                    // One of them is, and the others are not to be lost with it. It never will be sent: every call
+                    // would fail for ever.
+                    for key in &keys {
+                        match delete(store, vec![key.clone()]).await {
+                            Err(error) if is_forbidden(&error) => tracing::warn!(
+                                target: "larder",
+                                error = %error.with_key(key),
+                                "an invalidation that was kept is forbidden, it is given up"
+                            ),
+                            done => done?,
+                        }
+                    }
+                }
+                done => done?,
+            }
             let mut waiting = self.deferred.keys();
             waiting.retain(|(number, _)| !numbers.contains(number));
             self.deferred.waiting.store(waiting.len(), Ordering::SeqCst);
         }
         Ok(())
     }
+}
+
+async fn delete<S: Layer>(store: &S, keys: Vec<Key>) -> Result<()> {
+    store.call(&Batch::one("invalidate", Op::Delete { keys })).await?.into_one().map(drop)
+}
+
+fn is_forbidden(error: &Error) -> bool {
+    error.kind() == ErrorKind::Permission && error.outcome() == Outcome::Rejected
 }
 
 impl InvalidationSink for Coherence {

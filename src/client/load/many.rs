@@ -413,7 +413,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 }
                 Some(Err(error)) => {
                     released.push(lease);
-                    self.land_want(want, Err(error));
+                    self.fail(vec![want], &error);
                 }
                 Some(Ok((bytes, expiry))) => {
                     let fill = lease.fill(bytes, expiry);
@@ -489,7 +489,8 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
         let places: Vec<usize> = wanted.iter().map(|want| want.at).collect();
         let keys = places.iter().map(|at| self.keys[*at].clone()).collect();
         let flights = wanted.iter().map(|want| want.leader.id()).collect();
-        let loading = self.frames.run(keys, flights, source.load(places));
+        // Boxed, as in a load of one key.
+        let loading = self.frames.run(keys, flights, Box::pin(source.load(places)));
         let loaded = self.family.guarded(&self.frames, loading).await?;
         let loaded = loaded.map_err(|failure| {
             Error::new(ErrorKind::Load, "the loader failed")

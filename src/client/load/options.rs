@@ -182,7 +182,7 @@ impl LoadOptions {
                 .push("the lease is shorter than 10 ms, less than a few round trips".to_owned());
         }
         if let Err(error) = Expiry::new(self.lease) {
-            mistakes.push(error.detail().to_owned());
+            mistakes.push(format!("the lease: {}", error.detail()));
         }
         for (name, time) in [("hard timeout", self.hard_timeout), ("near_ttl", self.near_ttl)] {
             if time > LONGEST {

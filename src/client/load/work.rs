@@ -155,7 +155,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
             Ok(encoded) => encoded,
             Err(error) => {
                 lease.release().await;
-                return Err(error);
+                return self.failed(error).map(Filled::Answer);
             }
         };
         let answer = Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded };
@@ -205,7 +205,10 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
 
     /// Calls the loader: under the cap, within the hard timeout, with a panic as an error.
     async fn call<S: Source<T>>(&self, source: &mut S) -> Result<Loaded<T>> {
-        let work = self.frames.run(vec![self.key.clone()], vec![self.flight], source.load());
+        // Boxed: what it is moved through on its way to be polled each keeps room for it, and a load within a load
+        // would take a hundred times the room of its loader on the stack.
+        let loading = Box::pin(source.load());
+        let work = self.frames.run(vec![self.key.clone()], vec![self.flight], loading);
         self.family.guarded(&self.frames, work).await.map_err(|error| error.with_key(&self.key))
     }
 
@@ -249,14 +252,15 @@ impl Family {
         };
         self.reads.count(Read::Load);
         let started = Instant::now();
-        let loaded = AssertUnwindSafe(loader).catch_unwind();
-        match tokio::time::timeout_at(limit, loaded).await {
+        // A block of its own: a loader that is given up is dropped in it, and may panic then.
+        let loaded = async move { tokio::time::timeout_at(limit, loader).await };
+        match AssertUnwindSafe(loaded).catch_unwind().await {
             Ok(Ok(loaded)) => {
                 self.reads.load_time(started.elapsed());
                 Ok(loaded)
             }
-            Ok(Err(_)) => Err(error("the loader panicked".to_owned())),
-            Err(_) => {
+            Err(_) => Err(error("the loader panicked".to_owned())),
+            Ok(Err(_)) => {
                 Err(error(format!("the loader took longer than the hard timeout of {hard:?}")))
             }
         }
