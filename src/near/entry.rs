@@ -101,6 +101,9 @@ pub(super) struct Entry {
     pub(super) room: u16,
 }
 
+/// No entry stays longer: its times fit.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// Of an entry that is fresh for as long as it is here.
 const ALWAYS: u32 = u32::MAX;
 
@@ -121,16 +124,17 @@ impl Entry {
             u32::try_from(millis).unwrap_or(ALWAYS).min(ALWAYS - 1)
         };
         let (cell, generation) = vouch.parts();
+        let ends = life.expires.min(life.read + LONGEST);
         Self {
             value,
             cell,
             generation,
-            expires: clock.at(life.expires),
+            expires: clock.at(ends),
             unfresh: match life.fresh_until {
-                Some(until) if until <= life.expires => back(life.expires - until),
+                Some(until) if until <= ends => back(ends - until),
                 _ => ALWAYS,
             },
-            lifetime: back(life.expires.saturating_duration_since(life.read) + life.age),
+            lifetime: back(ends.saturating_duration_since(life.read) + life.age),
             bytes: Size::new(bytes as u64),
             room,
         }
@@ -245,6 +249,9 @@ mod tests {
         assert_eq!(entry(always, clock).times(at(4_000_000)).1, None);
         let outlived = Life { fresh_until: Some(read + Duration::from_secs(60)), ..life };
         assert_eq!(entry(outlived, clock).times(at(4_000_000)).1, None);
+        let long = Life { expires: read + Duration::from_secs(100 * 24 * 3600), ..life };
+        assert_eq!(entry(long, clock).times(at(2_700_300)).1, Some(0), "for as long as it is here");
+        assert_eq!(entry(long, clock).expires, clock.at(read + LONGEST));
         let to_the_end = Life { fresh_until: Some(life.expires), ..life };
         assert_eq!(entry(to_the_end, clock).times(at(5_000_000)).1, Some(100_000));
     }
