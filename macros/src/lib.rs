@@ -124,7 +124,7 @@ use options::{AllWritten, Options};
 ///
 /// # Cost
 ///
-/// A call beyond `get_or_load` of a namespace costs a look for its client and some reference counts; no allocation.
+/// A call beyond `get_or_load` of a namespace costs a look for its client and some reference counts.
 #[proc_macro_attribute]
 pub fn cached(options: TokenStream, function: TokenStream) -> TokenStream {
     let function = parse_macro_input!(function as Function);
