@@ -65,7 +65,7 @@ pub enum LeaseState {
     },
     /// Somebody else holds it, for so long unless it is renewed.
     Held {
-        /// The remaining time of the lease.
+        /// The remaining time of the lease; an hour if it has no end.
         remaining: Duration,
     },
 }

@@ -266,7 +266,11 @@ impl Model {
                 let lease = if holder.is_none_or(|holder| holder == token[..]) {
                     LeaseState::Granted { digest: found.value.clone() }
                 } else {
-                    let remaining = self.ttl(lease.as_bytes()).remaining().unwrap_or_default();
+                    let remaining = match self.ttl(lease.as_bytes()) {
+                        Ttl::Remaining(left) => left,
+                        Ttl::Persistent => Duration::from_secs(3600),
+                        Ttl::Missing => Duration::ZERO,
+                    };
                     LeaseState::Held { remaining }
                 };
                 Reply::Leased(Leased { found, lease })
