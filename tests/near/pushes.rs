@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use larder::ErrorKind;
 use larder::testing::{FaultProxy, RawConnection, RedisServer};
+use larder::{CacheClient, ErrorKind};
 
 use super::{alone, client, settle, times, until, versions};
 
@@ -64,8 +64,8 @@ async fn the_same_key_in_another_database_is_another_value() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
     let [two, three] = [2, 3].map(|db| format!("{}/{db}", server.url()));
-    let two = versions(&larder::CacheClient::connect(two).await.unwrap());
-    let three = versions(&larder::CacheClient::connect(three).await.unwrap());
+    let two = versions(&CacheClient::connect(two).await.unwrap());
+    let three = versions(&CacheClient::connect(three).await.unwrap());
     for round in 0..times(1_000) {
         two.set(&1, &round).await.unwrap();
         three.set(&1, &(round + 1_000_000)).await.unwrap();
@@ -74,12 +74,17 @@ async fn the_same_key_in_another_database_is_another_value() {
     }
 }
 
+async fn behind_a_proxy() -> (RedisServer, FaultProxy, CacheClient) {
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    let cache = CacheClient::connect(proxy.url()).await.unwrap();
+    (server, proxy, cache)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_that_cannot_be_read_empties_the_near_cache() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let proxy = FaultProxy::start(server.addr()).await;
-    let cache = larder::CacheClient::connect(proxy.url()).await.unwrap();
+    let (server, proxy, cache) = behind_a_proxy().await;
     let values = versions(&cache);
     server.command(&["SET", "v:1", "1"]).await;
     let gone = || {
@@ -115,9 +120,7 @@ async fn a_push_that_cannot_be_read_empties_the_near_cache() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_of_a_million_keys_is_taken_in_and_the_last_one_counts() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let proxy = FaultProxy::start(server.addr()).await;
-    let cache = larder::CacheClient::connect(proxy.url()).await.unwrap();
+    let (server, proxy, cache) = behind_a_proxy().await;
     let values = versions(&cache);
     server.command(&["SET", "v:1", "1"]).await;
     settle(&values, 1).await;

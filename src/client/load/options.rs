@@ -131,7 +131,8 @@ impl LoadOptions {
         self
     }
 
-    /// How long a value stays in the near cache at most, up to ten years. Defaults to 5 minutes.
+    /// How long a value stays in the near cache at most. More than ten years is a mistake, and none stays longer than
+    /// 30 days. Defaults to 5 minutes.
     pub fn near_ttl(mut self, ttl: Duration) -> Self {
         self.near_ttl = ttl;
         self
