@@ -52,6 +52,8 @@ pub enum ErrorKind {
     Protocol,
     /// The lock was held by somebody else for longer than the call was willing to wait.
     LockTimeout,
+    /// The lock was lost while work was done under it.
+    LockLost,
     /// The loader failed, panicked, asked for the key that it loads, or took too long; its own error is the
     /// [`source`](std::error::Error::source).
     Load,
@@ -81,6 +83,7 @@ impl ErrorKind {
             Self::Decode => "check who wrote the key",
             Self::Protocol => "check that the other side is a Redis or Valkey server",
             Self::LockTimeout => "wait longer, or hold the lock for a shorter time",
+            Self::LockLost => "check what was done before it, and take the lock again",
         }
     }
 
@@ -104,7 +107,9 @@ impl ErrorKind {
             | Self::Server
             | Self::Aborted
             | Self::LockTimeout => Outcome::Rejected,
-            Self::Timeout | Self::Unavailable | Self::Decode | Self::Protocol => Outcome::Unknown,
+            Self::LockLost | Self::Timeout | Self::Unavailable | Self::Decode | Self::Protocol => {
+                Outcome::Unknown
+            }
         }
     }
 }

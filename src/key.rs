@@ -11,8 +11,10 @@ mod slot;
 /// The longest key and the longest value that Redis takes: 512 MiB.
 pub const MAX_BYTES: usize = 512 * 1024 * 1024;
 
-/// What leases' keys begin with.
+/// What the keys begin with that stand beside a key, in its slot.
 const LEASE: &[u8] = b"larder:lease:{";
+const LOCK: &[u8] = b"larder:lock:{";
+const FENCED: &[u8] = b"larder:fenced:{";
 
 /// How much of a key's first part is printed.
 const SHOWN: usize = 32;
@@ -85,24 +87,40 @@ impl Key {
     /// for `user:7`, `larder:lease:{t}:a{t}` for a key with a hash tag, and `larder:lease:{n}:a}b` for any other
     /// key with a brace, where `n` is the smallest number in the key's slot.
     pub fn lease(&self) -> Self {
+        self.beside(LEASE)
+    }
+
+    /// The key of the record of this lock: its last fencing token, who shares it and who waits. In the same slot, by the
+    /// rule of [`lease`](Self::lease): `larder:lock:{lock:report}` for `lock:report`.
+    pub fn lock_record(&self) -> Self {
+        self.beside(LOCK)
+    }
+
+    /// The key under which the highest fencing token stands that this key was written with, in the same slot, by the
+    /// rule of [`lease`](Self::lease): `larder:fenced:{user:7}` for `user:7`.
+    pub fn fence(&self) -> Self {
+        self.beside(FENCED)
+    }
+
+    fn beside(&self, prefix: &[u8]) -> Self {
         let key = self.as_bytes();
-        let mut lease = Vec::with_capacity(LEASE.len() + key.len() + 16);
-        lease.extend_from_slice(LEASE);
+        let mut beside = Vec::with_capacity(prefix.len() + key.len() + 16);
+        beside.extend_from_slice(prefix);
         if !key.iter().any(|byte| matches!(byte, b'{' | b'}')) {
-            lease.extend_from_slice(key);
-            lease.push(b'}');
+            beside.extend_from_slice(key);
+            beside.push(b'}');
         } else {
             match slot::tag(key) {
-                Some(tag) => lease.extend_from_slice(tag),
+                Some(tag) => beside.extend_from_slice(tag),
                 None => {
                     let number = slot::number_in(slot::slot(key));
-                    lease.extend_from_slice(number.to_string().as_bytes());
+                    beside.extend_from_slice(number.to_string().as_bytes());
                 }
             }
-            lease.extend_from_slice(b"}:");
-            lease.extend_from_slice(key);
+            beside.extend_from_slice(b"}:");
+            beside.extend_from_slice(key);
         }
-        Self(lease.into())
+        Self(beside.into())
     }
 
     /// Six hex digits that tell keys apart in a log: FNV-1a of 64 bits, folded to 24.

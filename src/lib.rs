@@ -59,12 +59,13 @@ pub use key::{Key, MAX_BYTES};
 pub use key_part::{KeyParts, KeyWriter};
 #[cfg(feature = "macros")]
 pub use larder_macros::cached;
-pub use lock::{LockId, LockOptions};
+pub use lock::{LockBuilder, LockGuard, LockId, LockOptions, LockWatcher, Loss};
 pub use namespace::{Namespace, NamespaceBuilder};
 pub use op::{Direction, Presence};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use stats::{
-    Invalidations, Latency, NO_PREFIX, NamespaceStats, OTHER, OperationStats, ReadStats, Stats,
+    Invalidations, Latency, LockStats, NO_PREFIX, NamespaceStats, OTHER, OperationStats, ReadStats,
+    Stats,
 };
 pub use ttl::{Expiry, Ttl};
 

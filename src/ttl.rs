@@ -83,6 +83,11 @@ impl Expiry {
         ttl.map(Self::new).transpose()
     }
 
+    /// An expiry of so many milliseconds: at least one, and no more than Redis takes.
+    pub(crate) fn of_millis(millis: u64) -> Self {
+        Self(millis.clamp(1, MAX_MILLIS as u64))
+    }
+
     /// The expiry in milliseconds.
     pub fn as_millis(self) -> u64 {
         self.0

@@ -10,6 +10,7 @@ use super::coherence::{Coherence, Coherent};
 use super::load::{MAX_LOADS, ReadPath};
 use super::{CacheClient, Inner};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Locks;
 use crate::op::Op;
 use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{AnyProvider, CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
@@ -353,12 +354,13 @@ impl Builder {
             Arc::clone(&store),
             told,
             coherence,
-            wakeups,
+            Arc::clone(&wakeups),
             Arc::clone(&recorder),
             self.max_loads,
         );
         let path = Arc::new(path);
-        CacheClient(Arc::new(Inner { store, redis, recorder, path, stands_for: None }))
+        let locks = Arc::new(Locks::new(Arc::clone(&store), wakeups, recorder.locks()));
+        CacheClient(Arc::new(Inner { store, redis, recorder, path, locks, stands_for: None }))
     }
 }
 

@@ -172,7 +172,7 @@ impl<S: Layer> Coherent<S> {
 
 /// Whether an operation is a write of the user's, and not a step of a load.
 fn is_write(op: &Op) -> bool {
-    !op.is_read() && !matches!(op, Op::Lease { .. } | Op::Renew { .. } | Op::Fill { .. })
+    !op.is_read() && !op.is_step() && !matches!(op, Op::Fill { .. })
 }
 
 impl<S: Layer> Layer for Coherent<S> {
@@ -205,11 +205,8 @@ impl<S: Layer> Layer for Coherent<S> {
 
 impl<S: Layer> Coherent<S> {
     async fn write(&self, batch: &Batch) -> Result<Replies> {
-        let changed = batch
-            .ops()
-            .iter()
-            .filter(|op| !op.is_read() && !matches!(op, Op::Lease { .. } | Op::Renew { .. }))
-            .flat_map(Op::keys);
+        let changed =
+            batch.ops().iter().filter(|op| !op.is_read() && !op.is_step()).flat_map(Op::keys);
         let _writing = self.coherence.near.writing(changed);
         let closing = Closing(&self.coherence.flights, batch);
         closing.close();

@@ -1,4 +1,4 @@
-//! Plain locks: acquire and release.
+//! Locks: plain ones, and the builders of those with guards.
 
 use std::time::Duration;
 
@@ -6,12 +6,46 @@ use tokio::time::Instant;
 
 use super::{CacheClient, key};
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::lock::{LockId, LockOptions};
+use crate::lock::{LockBuilder, LockId, LockOptions};
 use crate::op::{Batch, Op};
 use crate::store::runtime;
 use crate::ttl::Expiry;
 
 impl CacheClient {
+    /// A lock by its name, under the key `lock:` and the name. It has settings; acquiring it gives a guard that renews it and
+    /// tells when it is lost. Guards, [`acquire_lock`](Self::acquire_lock) and other languages' locks under the same key
+    /// exclude each other.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> larder::Result<()> {
+    /// let cache = larder::CacheClient::memory();
+    /// let guard = cache.lock("report").acquire().await?;
+    /// // ... nobody else is here, and `guard.lost()` ends if that changes ...
+    /// assert!(guard.is_valid());
+    /// guard.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn lock(&self, name: impl AsRef<str>) -> LockBuilder {
+        let locks = self.settled().map(|client| client.0.locks.clone());
+        LockBuilder::new(locks, name.as_ref())
+    }
+
+    /// A semaphore by its name: a lock that at most `permits` hold at once, each with a guard of its own. It stands under
+    /// the key `lock:` and the name, so a lock that is taken alone under the same name excludes it. Everybody has to name
+    /// the same number; tries cost time in proportion to it. From 1 to 4,096.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> larder::Result<()> {
+    /// let cache = larder::CacheClient::memory();
+    /// let exports = cache.semaphore("exports", 2);
+    /// let (_one, _two) = (exports.acquire().await?, exports.acquire().await?);
+    /// assert!(exports.try_acquire().await?.is_none());
+    /// # Ok(()) }
+    /// ```
+    pub fn semaphore(&self, name: impl AsRef<str>, permits: u32) -> LockBuilder {
+        self.lock(name).permits(permits)
+    }
+
     /// Takes a lock: writes a new identifier under `lock_key`, waiting while somebody else holds it, in
     /// this process, in another, or in another language. The key is taken as it is; name it `lock:...`
     /// to meet redis-py's users half-way.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::key::Key;
+use crate::lock::Locks;
 use crate::op::{Batch, Op, Reply};
 use crate::stats::{Recorder, Stats};
 use crate::store::redis::{RedisStore, Session, SessionProvider, no_session};
@@ -53,6 +54,7 @@ struct Inner {
     redis: Option<RedisStore>,
     recorder: Arc<Recorder>,
     path: Arc<ReadPath>,
+    locks: Arc<Locks>,
     // Finds the client that this one stands for, if it was handed out before there was one.
     stands_for: Option<fn() -> Result<CacheClient>>,
 }
@@ -84,16 +86,19 @@ impl CacheClient {
         let recorder = Arc::new(Recorder::new(crate::stats::MAX_NAMESPACES));
         let store: Arc<dyn Store> = Arc::new(store);
         // Never read through: that is done by the client that it stands for.
+        let wakeups = Arc::new(Wakeups::default());
         let path = ReadPath::new(
             Arc::clone(&store),
             Arc::clone(&store),
             Arc::new(Coherence::new(0)),
-            Arc::new(Wakeups::default()),
+            Arc::clone(&wakeups),
             Arc::clone(&recorder),
             0,
         );
         let path = Arc::new(path);
-        Self(Arc::new(Inner { store, redis: None, recorder, path, stands_for: Some(find) }))
+        let locks = Arc::new(Locks::new(Arc::clone(&store), wakeups, recorder.locks()));
+        let stands_for = Some(find);
+        Self(Arc::new(Inner { store, redis: None, recorder, path, locks, stands_for }))
     }
 
     /// The client that this one stands for: itself, unless it is a [`late`](Self::late) one that

@@ -1,11 +1,20 @@
-//! Locks as every language shares them: `SET key id NX PX ms`, and a release that compares first.
-//!
-//! What is here is the vocabulary; [`CacheClient`](crate::CacheClient) takes and gives back locks.
+//! Locks as every language shares them: `SET key id NX PX ms`, and a release that compares first; and guards that renew
+//! them and tell when they are lost.
 
+mod builder;
+mod clock;
+mod contend;
+mod guard;
+mod hold;
 mod id;
+mod leader;
+mod line;
 
 use std::time::Duration;
 
+pub use builder::LockBuilder;
+pub(crate) use contend::Locks;
+pub use guard::{LockGuard, LockWatcher, Loss};
 pub use id::LockId;
 
 /// How to take a lock.

@@ -10,12 +10,14 @@ use crate::ttl::Expiry;
 
 mod batch;
 mod lease;
+mod lock;
 mod one_or_many;
 mod reply;
 mod vouch;
 
 pub use batch::{Batch, Lane};
 pub use lease::{Ask, Fetched, LeaseState, Leased, Replaced};
+pub use lock::{LockMode, Locked};
 pub use reply::{Replies, Reply};
 pub use vouch::Vouch;
 
@@ -111,6 +113,21 @@ pub enum Op {
     Acquire { key: Key, id: Bytes, expiry: Expiry },
     /// Gives a lock back: deletes `key` if it holds `id`. [`Reply::Bool`].
     Release { key: Key, id: Bytes },
+    /// Takes a lock: writes `id` under `key` if the key is absent, or, of a shared one, the word `shared`, with `id` in the
+    /// lock's record ([`Key::lock_record`]). Repeating it with the same `id` answers the same again, and prolongs
+    /// nothing. Who takes it alone gets a fencing token: the last one plus one, or the store's time in microseconds
+    /// if that is larger. [`Reply::Locked`].
+    Lock { key: Key, id: Bytes, expiry: Expiry, mode: LockMode },
+    /// Gives a lock that `id` holds, alone or shared, a new expiry. [`Reply::Bool`]: whether it held it.
+    Extend { key: Key, id: Bytes, expiry: Expiry, shared: bool },
+    /// Gives a lock back, or the place in its queue. [`Reply::Bool`]: whether `id` held it.
+    Unlock { key: Key, id: Bytes, shared: bool },
+    /// Writes a string as [`Overwrite`](Self::Overwrite) does, unless it was written with a larger `token` before.
+    /// The mark of that lives as long as the value, and at least a day. [`Reply::Bool`]: whether it was written.
+    FencedSet { key: Key, value: Bytes, expiry: Option<Expiry>, token: u64 },
+    /// Waits until what was written over this connection before has reached `copies` replicas, for at most `within`.
+    /// [`Reply::Int`]: how many it has reached; 0 where there are none.
+    Replicated { copies: u32, within: Expiry },
     /// Lists keys that start with `prefix`, about `count` at a time, from `cursor` (0 at first).
     /// [`Reply::Keys`], whose cursor is 0 at the end. Keys that exist during the whole scan are
     /// listed at least once.
@@ -118,7 +135,7 @@ pub enum Op {
 }
 
 /// How many kinds of operation there are.
-pub(crate) const OP_KINDS: usize = 27;
+pub(crate) const OP_KINDS: usize = 32;
 
 impl Op {
     /// The operation's name, as statistics and spans show it.
@@ -155,13 +172,18 @@ impl Op {
             Self::Lease { .. } => 23,
             Self::Fill { .. } => 24,
             Self::Renew { .. } => 25,
+            Self::Lock { .. } => 26,
+            Self::Extend { .. } => 27,
+            Self::Unlock { .. } => 28,
+            Self::FencedSet { .. } => 29,
+            Self::Replicated { .. } => 30,
         }
     }
 
     /// The keys it works on, in the order given.
     pub fn keys(&self) -> &[Key] {
         match self {
-            Self::Ping | Self::Scan { .. } => &[],
+            Self::Ping | Self::Scan { .. } | Self::Replicated { .. } => &[],
             Self::GetMany { keys } | Self::Delete { keys } | Self::Fetch { keys } => keys,
             Self::Get { key }
             | Self::Set { key, .. }
@@ -183,7 +205,11 @@ impl Op {
             | Self::Overwrite { key, .. }
             | Self::Lease { key, .. }
             | Self::Fill { key, .. }
-            | Self::Renew { key, .. } => std::slice::from_ref(key),
+            | Self::Renew { key, .. }
+            | Self::Lock { key, .. }
+            | Self::Extend { key, .. }
+            | Self::Unlock { key, .. }
+            | Self::FencedSet { key, .. } => std::slice::from_ref(key),
         }
     }
 
@@ -217,7 +243,23 @@ impl Op {
                     | Self::Acquire { .. }
                     | Self::Lease { .. }
                     | Self::Renew { .. }
+                    | Self::Lock { .. }
+                    | Self::Extend { .. }
+                    | Self::FencedSet { .. }
             )
+    }
+
+    /// Whether it is a step of a lock or of a load: it writes, but changes nothing that a caller reads as a value.
+    pub(crate) fn is_step(&self) -> bool {
+        matches!(
+            self,
+            Self::Lease { .. }
+                | Self::Renew { .. }
+                | Self::Lock { .. }
+                | Self::Extend { .. }
+                | Self::Unlock { .. }
+                | Self::Replicated { .. }
+        )
     }
 
     /// The value it carries, if it writes one.
@@ -226,6 +268,7 @@ impl Op {
             Self::Set { value, .. }
             | Self::Overwrite { value, .. }
             | Self::Fill { value, .. }
+            | Self::FencedSet { value, .. }
             | Self::HashSet { value, .. }
             | Self::ListPush { value, .. }
             | Self::ListRemove { value, .. } => Some(value),
@@ -251,6 +294,12 @@ impl Op {
         if matches!(self, Self::GetMany { keys } | Self::Delete { keys } | Self::Fetch { keys } if keys.is_empty())
         {
             return Err(Error::new(ErrorKind::InvalidInput, "no keys were given"));
+        }
+        if matches!(self, Self::Lock { mode: LockMode::Shared { most: 0 }, .. }) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "a lock that nobody may hold; let at least one in",
+            ));
         }
         Ok(())
     }
@@ -284,6 +333,11 @@ pub(crate) const OP_NAMES: [&str; OP_KINDS] = [
     "lease",
     "fill",
     "renew",
+    "lock",
+    "extend",
+    "unlock",
+    "fenced_set",
+    "replicated",
     "batch",
 ];
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::one_or_many::OneOrMany;
-use super::{Fetched, Leased, Vouch};
+use super::{Fetched, Leased, Locked, Vouch};
 use crate::codec::{Shape, decode_json, decode_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ttl::Ttl;
@@ -40,6 +40,8 @@ pub enum Reply {
     Leased(Leased),
     /// Whether a fill was accepted; what stands under the key now, if it was not.
     Filled { accepted: bool, found: Fetched },
+    /// What became of a lock.
+    Locked(Locked),
 }
 
 impl fmt::Debug for Reply {
@@ -57,6 +59,7 @@ impl fmt::Debug for Reply {
             Self::Keys { cursor, keys } => write!(f, "Keys({}, next {cursor})", keys.len()),
             Self::Fetched(fetched) => write!(f, "{fetched:?}"),
             Self::Leased(leased) => write!(f, "{leased:?}"),
+            Self::Locked(locked) => write!(f, "{locked:?}"),
             Self::Filled { accepted, found } => write!(f, "Filled({accepted}, {found:?})"),
         }
     }
@@ -124,6 +127,8 @@ getters! {
     into_fetched -> Vec<Fetched>, Self::Fetched(fetched) => fetched;
     /// What stands under a key, and what became of its lease.
     into_leased -> Leased, Self::Leased(leased) => leased;
+    /// What became of a lock.
+    into_locked -> Locked, Self::Locked(locked) => locked;
     /// Whether a fill was accepted, and what stands there if it was not.
     into_filled -> (bool, Fetched), Self::Filled { accepted, found } => (accepted, found);
 }

@@ -9,12 +9,15 @@ use crate::op::{Batch, OP_KINDS, OP_NAMES, Op, Replies, Reply};
 
 mod cells;
 mod histogram;
+mod locks;
 mod reads;
 mod table;
 
 use cells::{Place, Striped, place};
 use histogram::Histogram;
 pub use histogram::Latency;
+pub use locks::LockStats;
+pub(crate) use locks::{LockEvent, LockRecorder};
 pub(crate) use reads::{Cause, Read, ReadRecorder};
 pub use reads::{Invalidations, ReadStats};
 use table::Table;
@@ -35,6 +38,7 @@ const GROUPED: usize = OP_KINDS - 1;
 pub(crate) struct Recorder {
     operations: [OnceLock<Operation>; OP_KINDS],
     namespaces: Table,
+    locks: Arc<LockRecorder>,
 }
 
 /// One operation's numbers.
@@ -66,6 +70,7 @@ impl Recorder {
         Self {
             operations: [const { OnceLock::new() }; OP_KINDS],
             namespaces: Table::new(max_namespaces),
+            locks: Arc::new(LockRecorder::new()),
         }
     }
 
@@ -134,6 +139,11 @@ impl Recorder {
     /// Where the reads of a namespace are counted. To be kept by who reads: finding it takes a search.
     pub(crate) fn reads(&self, namespace: &[u8]) -> Arc<ReadRecorder> {
         self.namespaces.slot(namespace).reads()
+    }
+
+    /// Where locks are counted.
+    pub(crate) fn locks(&self) -> Arc<LockRecorder> {
+        Arc::clone(&self.locks)
     }
 
     fn operation(&self, index: usize) -> &Operation {
@@ -214,6 +224,7 @@ impl Recorder {
             operations: operations.collect(),
             namespaces,
             reads,
+            locks: self.locks.snapshot(),
             near_entries: 0,
             near_bytes: 0,
         }
@@ -253,6 +264,8 @@ pub struct Stats {
     /// Where reads were answered from and which loads they caused, by namespace: of typed namespaces
     /// and of [`get_or_load`](crate::CacheClient::get_or_load). Bounded as `namespaces` is.
     pub reads: BTreeMap<String, ReadStats>,
+    /// What became of the locks that were taken with guards.
+    pub locks: LockStats,
     /// How many values are near at the moment, of all namespaces together. What is void since a
     /// connection was lost or the data was flushed counts until it is come upon.
     pub near_entries: u64,

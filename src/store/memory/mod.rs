@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::op::{Batch, Lane, Replies, Vouch};
 
 mod entry;
+mod locks;
 mod ops;
 mod space;
 #[cfg(test)]

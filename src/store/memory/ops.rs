@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::entry::{Data, Entry, element_size, field_size, parse_int};
+use super::locks;
 use super::space::{Clock, Space};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -118,6 +119,20 @@ pub(super) fn execute(space: &mut Space, clock: &Clock, op: &Op) -> Result<Reply
             let holds = get(space, clock, key)?.is_some_and(|holder| holder == id);
             Reply::Bool(holds && space.remove(key, clock))
         }
+        Op::Lock { key, id, expiry, mode } => {
+            Reply::Locked(locks::lock(space, clock, key, id, *expiry, mode)?)
+        }
+        Op::Extend { key, id, expiry, shared } => {
+            Reply::Bool(locks::extend(space, clock, key, id, *expiry, *shared)?)
+        }
+        Op::Unlock { key, id, shared } => {
+            Reply::Bool(locks::unlock(space, clock, key, id, *shared)?)
+        }
+        Op::FencedSet { key, value, expiry, token } => {
+            Reply::Bool(locks::fenced_set(space, clock, key, value, *expiry, *token)?)
+        }
+        // There are no replicas.
+        Op::Replicated { .. } => Reply::Int(0),
         // All of it at once: a cursor into a table that moves while it is read could miss keys.
         Op::Scan { prefix, .. } => {
             let keys = space.keys(clock).map(Key::bytes).filter(|key| key.starts_with(prefix));
@@ -126,7 +141,7 @@ pub(super) fn execute(space: &mut Space, clock: &Clock, op: &Op) -> Result<Reply
     })
 }
 
-fn get(space: &mut Space, clock: &Clock, key: &Key) -> Result<Option<Bytes>> {
+pub(super) fn get(space: &mut Space, clock: &Clock, key: &Key) -> Result<Option<Bytes>> {
     space
         .read(key, clock, |entry| match &entry.data {
             Data::Text(value) => Ok(value.clone()),
@@ -203,7 +218,7 @@ fn fill(
     Ok((true, Fetched::MISSING))
 }
 
-fn set(
+pub(super) fn set(
     space: &mut Space,
     clock: &Clock,
     key: &Key,
@@ -253,7 +268,7 @@ fn incr_by(space: &mut Space, clock: &Clock, key: &Key, delta: i64) -> Result<i6
     }
 }
 
-fn hash_set(
+pub(super) fn hash_set(
     space: &mut Space,
     clock: &Clock,
     key: &Key,
@@ -275,7 +290,12 @@ fn hash_set(
     }
 }
 
-fn hash_delete(space: &mut Space, clock: &Clock, key: &Key, field: &Bytes) -> Result<bool> {
+pub(super) fn hash_delete(
+    space: &mut Space,
+    clock: &Clock,
+    key: &Key,
+    field: &Bytes,
+) -> Result<bool> {
     let deleted = space.change(key, clock, |entry, _| {
         let Data::Hash(fields) = &mut entry.data else { return Err(wrong_type()) };
         let Some(value) = fields.remove(field) else { return Ok(false) };
@@ -343,7 +363,7 @@ fn list_remove(space: &mut Space, clock: &Clock, key: &Key, value: &Bytes) -> Re
     Ok(removed.transpose()?.unwrap_or(0))
 }
 
-fn acquire(
+pub(super) fn acquire(
     space: &mut Space,
     clock: &Clock,
     key: &Key,
@@ -373,7 +393,7 @@ fn is_mostly_empty(len: usize, capacity: usize) -> bool {
     capacity > 64 && capacity / 4 > len
 }
 
-fn wrong_type() -> Error {
+pub(super) fn wrong_type() -> Error {
     Error::new(ErrorKind::WrongType, "the key holds a value of another type").with_code("WRONGTYPE")
 }
 

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quick_cache::unsync::Cache;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder};
@@ -36,6 +36,10 @@ pub(super) struct Space {
     largest: u64,
     pinned: u64,
     epoch: Instant,
+    /// The microseconds of the Unix time at the epoch.
+    began: u64,
+    /// The largest fencing token that was minted, of any lock: records are evicted, this is not.
+    last_token: u64,
     sinks: Vec<Arc<dyn InvalidationSink>>,
     /// Whether anything was read that the sinks are to be told about: without a near cache and without waiters,
     /// a write pays for nothing but this question.
@@ -56,6 +60,10 @@ impl Space {
             largest: max_bytes - max_bytes.div_ceil(32),
             pinned: 0,
             epoch: Instant::now(),
+            began: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX)),
+            last_token: 0,
             sinks: Vec::new(),
             telling: false,
         }
@@ -84,7 +92,13 @@ impl Space {
 
     /// The clock for one batch.
     pub(super) fn clock(&self) -> Clock {
-        Clock { epoch: self.epoch, elapsed: Cell::new(None) }
+        Clock { epoch: self.epoch, began: self.began, elapsed: Cell::new(None) }
+    }
+
+    /// A fencing token that is larger than all before.
+    pub(super) fn mint(&mut self, clock: &Clock) -> u64 {
+        self.last_token = clock.unix_micros().max(self.last_token.saturating_add(1));
+        self.last_token
     }
 
     pub(super) fn len(&self) -> usize {
@@ -264,6 +278,7 @@ impl Room {
 /// without an expiry see none.
 pub(super) struct Clock {
     epoch: Instant,
+    began: u64,
     elapsed: Cell<Option<Duration>>,
 }
 
@@ -275,6 +290,12 @@ impl Clock {
             self.elapsed.set(Some(elapsed));
             elapsed
         })
+    }
+
+    /// The microseconds of the Unix time, as far as this store's clock knows it.
+    pub(super) fn unix_micros(&self) -> u64 {
+        let elapsed = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.began.saturating_add(elapsed)
     }
 
     /// The millisecond that has begun or is about to: counting from here, nothing lives shorter

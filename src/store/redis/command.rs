@@ -2,9 +2,9 @@
 
 use redis::{Cmd, Pipeline};
 
-use super::scripts;
+use super::scripts::{self, locks};
 use crate::key::Key;
-use crate::op::{Ask, Batch, Direction, Op, Presence, Replaced};
+use crate::op::{Ask, Batch, Direction, LockMode, Op, Presence, Replaced};
 use crate::ttl::Expiry;
 
 /// A batch, ready to be written.
@@ -145,6 +145,39 @@ fn command(op: &Op) -> Cmd {
         Op::Release { key, id } => {
             build("EVAL", &[scripts::RELEASE.as_bytes(), b"1", key.as_bytes(), id])
         }
+        Op::Lock { key, id, expiry, mode } => {
+            let script = if mode.is_shared() { locks::SHARE } else { locks::LOCK };
+            let mut cmd = on_lock(script, key, id);
+            cmd.arg(expiry.as_millis());
+            match mode {
+                LockMode::Exclusive { label, fair, waits } => {
+                    cmd.arg(label.as_deref().unwrap_or_default()).arg(u8::from(*fair));
+                    cmd.arg(waits.map_or(0, Expiry::as_millis));
+                }
+                LockMode::Shared { most } => _ = cmd.arg(*most),
+            }
+            cmd
+        }
+        Op::Extend { key, id, expiry, shared } => {
+            let script = if *shared { locks::EXTEND_SHARE } else { locks::EXTEND };
+            let mut cmd = on_lock(script, key, id);
+            cmd.arg(expiry.as_millis());
+            cmd
+        }
+        Op::Unlock { key, id, shared } => {
+            on_lock(if *shared { locks::UNLOCK_SHARE } else { locks::UNLOCK }, key, id)
+        }
+        Op::FencedSet { key, value, expiry, token } => {
+            let mut cmd = eval(locks::FENCED_SET, 3);
+            cmd.arg(key.lease().as_bytes()).arg(key.as_bytes()).arg(key.fence().as_bytes());
+            cmd.arg(value.as_ref()).arg(expiry.map_or(0, Expiry::as_millis)).arg(*token);
+            cmd
+        }
+        Op::Replicated { copies, within } => {
+            let mut cmd = build("WAIT", &[]);
+            cmd.arg(*copies).arg(within.as_millis());
+            cmd
+        }
         Op::Scan { cursor, prefix, count } => {
             let mut cmd = build("SCAN", &[]);
             cmd.arg(*cursor).arg("MATCH").arg(starting_with(prefix)).arg("COUNT").arg(*count);
@@ -167,6 +200,13 @@ fn build(name: &str, args: &[&[u8]]) -> Cmd {
 fn eval(script: &str, keys: usize) -> Cmd {
     let mut cmd = build("EVAL", &[script.as_bytes()]);
     cmd.arg(keys);
+    cmd
+}
+
+/// A script on a lock and its record.
+fn on_lock(script: &str, key: &Key, id: &[u8]) -> Cmd {
+    let mut cmd = eval(script, 2);
+    cmd.arg(key.as_bytes()).arg(key.lock_record().as_bytes()).arg(id);
     cmd
 }
 

@@ -8,7 +8,7 @@ use redis::Value;
 use super::command::width;
 use super::failure;
 use crate::error::{Error, ErrorKind, Result};
-use crate::op::{Batch, Fetched, LeaseState, Leased, Op, Replies, Reply};
+use crate::op::{Batch, Fetched, LeaseState, Leased, Locked, Op, Replies, Reply};
 use crate::ttl::Ttl;
 
 /// The answers to a batch that is not atomic.
@@ -81,6 +81,21 @@ fn leased(value: Value) -> Result<Leased> {
     Ok(Leased { found, lease })
 }
 
+fn locked(value: Value) -> Result<Locked> {
+    let mut parts = elements(value)?.into_iter();
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(Value::Int(1)), None, None) => Ok(Locked::Taken { token: None }),
+        (Some(Value::Int(1)), Some(token), None) => {
+            let token = std::str::from_utf8(&bytes(token)?).ok().and_then(|text| text.parse().ok());
+            Ok(Locked::Taken { token: Some(token.ok_or_else(unexpected)?) })
+        }
+        (Some(Value::Int(0)), Some(left), None) => {
+            Ok(Locked::held(Ttl::from_millis(integer(&left)?)))
+        }
+        _ => Err(unexpected()),
+    }
+}
+
 fn filled(value: Value) -> Result<Reply> {
     let mut parts = elements(value)?.into_iter();
     match (parts.next(), parts.next(), parts.next()) {
@@ -104,6 +119,7 @@ pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
         Op::Fetch { .. } => Err(unexpected()),
         Op::Lease { .. } => leased(value).map(Reply::Leased),
         Op::Fill { .. } => filled(value),
+        Op::Lock { .. } => locked(value).map(Reply::Locked),
         Op::Get { .. } | Op::HashGet { .. } | Op::ListPop { .. } => {
             optional(value).map(Reply::Value)
         }
@@ -119,9 +135,11 @@ pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
             Value::Nil if only_if.is_some() => Ok(Reply::Bool(false)),
             value => done(value).map(|_| Reply::Bool(true)),
         },
-        Op::IncrBy { .. } | Op::Delete { .. } | Op::ListPush { .. } | Op::ListRemove { .. } => {
-            integer(&value).map(Reply::Int)
-        }
+        Op::IncrBy { .. }
+        | Op::Delete { .. }
+        | Op::ListPush { .. }
+        | Op::ListRemove { .. }
+        | Op::Replicated { .. } => integer(&value).map(Reply::Int),
         Op::Exists { .. }
         | Op::Expire { .. }
         | Op::Persist { .. }
@@ -129,6 +147,9 @@ pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
         | Op::HashDelete { .. }
         | Op::Acquire { .. }
         | Op::Renew { .. }
+        | Op::Extend { .. }
+        | Op::Unlock { .. }
+        | Op::FencedSet { .. }
         | Op::Release { .. } => integer(&value).map(|number| Reply::Bool(number > 0)),
         Op::Ttl { .. } => integer(&value).map(Ttl::from_millis).map(Reply::Ttl),
         Op::HashGetAll { .. } => pairs(value).map(Reply::Pairs),

@@ -2,6 +2,8 @@
 //! `SCRIPT FLUSH`, a restart or a failover can take away. `pcall` hands the server's own error code
 //! to the caller on every version.
 
+pub(super) mod locks;
+
 /// Takes a lock. KEYS: the lock. ARGV: the identifier, the lease in milliseconds.
 /// Answers 1 if the lock now holds the identifier, so that it may be sent again.
 pub(super) const ACQUIRE: &str = "\
