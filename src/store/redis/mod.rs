@@ -26,6 +26,7 @@ mod gather;
 mod link;
 mod reply;
 mod scripts;
+mod sentinel;
 mod session;
 mod track;
 
@@ -321,6 +322,11 @@ async fn run_on_own(batch: &Batch, link: &Link, mut live: Live) -> Result<Replie
     if forgot_us(&done) {
         link.discard(&live.pulse);
     }
+    if link.rediscovers() && refused_with(&done, ErrorKind::ReadOnly) {
+        // It was demoted: the next call asks the sentinels who took its place.
+        link.discard(&live.pulse);
+        return demoted(done);
+    }
     done
 }
 
@@ -376,9 +382,30 @@ async fn many(
 }
 
 fn forgot_us(done: &Result<Replies>) -> bool {
-    let is_auth = |error: &Error| error.kind() == ErrorKind::Auth;
+    refused_with(done, ErrorKind::Auth)
+}
+
+fn refused_with(done: &Result<Replies>, kind: ErrorKind) -> bool {
+    let is_it = |error: &Error| error.kind() == kind;
     match done {
-        Ok(replies) => replies.results().iter().any(|result| result.as_ref().is_err_and(is_auth)),
-        Err(error) => is_auth(error),
+        Ok(replies) => replies.results().iter().any(|result| result.as_ref().is_err_and(is_it)),
+        Err(error) => is_it(error),
+    }
+}
+
+/// A server that takes no writes any more is, to who looks for the primary, one that is away: what may be repeated is, over
+/// the connection that comes next.
+fn demoted(done: Result<Replies>) -> Result<Replies> {
+    let away = |error: Error| match error.kind() {
+        ErrorKind::ReadOnly => {
+            Error::new(ErrorKind::Unavailable, "the server is not the primary any more")
+                .with_outcome(Outcome::Rejected)
+                .with_code("READONLY")
+        }
+        _ => error,
+    };
+    match done {
+        Ok(replies) => Ok(replies.map_errors(|_, error| away(error))),
+        Err(error) => Err(away(error)),
     }
 }
