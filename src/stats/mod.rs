@@ -12,7 +12,8 @@ mod histogram;
 mod reads;
 mod table;
 
-use cells::{Place, Striped, place};
+use cells::{Place, Striped};
+pub(crate) use cells::{place, stripes};
 use histogram::Histogram;
 pub use histogram::Latency;
 pub(crate) use reads::{Cause, Read, ReadRecorder};

@@ -102,7 +102,7 @@ pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
     match op {
         Op::Ping | Op::Overwrite { .. } => done(value),
         Op::Fetch { .. } => Err(unexpected()),
-        Op::Lease { .. } => leased(value).map(Reply::Leased),
+        Op::Lease { .. } => leased(value).map(Box::new).map(Reply::Leased),
         Op::Fill { .. } => filled(value),
         Op::Get { .. } | Op::HashGet { .. } | Op::ListPop { .. } => {
             optional(value).map(Reply::Value)
