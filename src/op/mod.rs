@@ -78,7 +78,7 @@ pub enum Op {
         token: Bytes,
         value: Bytes,
         expiry: Option<Expiry>,
-        replaces: Option<Replaced>,
+        replaces: Option<Box<Replaced>>,
     },
     /// Gives a lock or lease that holds `id` a new expiry. [`Reply::Bool`]: whether it held `id`.
     Renew { key: Key, id: Bytes, expiry: Expiry },

@@ -13,7 +13,8 @@ mod locks;
 mod reads;
 mod table;
 
-use cells::{Place, Striped, place};
+use cells::{Place, Striped};
+pub(crate) use cells::{place, stripes};
 use histogram::Histogram;
 pub use histogram::Latency;
 pub use locks::LockStats;

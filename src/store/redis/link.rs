@@ -56,6 +56,8 @@ struct Shared {
 
 struct State {
     live: Option<Live>,
+    // When it was published.
+    since: Instant,
     dialling: bool,
     closed: bool,
     // Failures in a row, the moment before which no attempt is made, and what the last one said.
@@ -72,7 +74,6 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     pub(super) pulse: Arc<Pulse>,
     pub(super) tracker: Option<Arc<Tracker>>,
-    since: Instant,
 }
 
 impl Live {
@@ -112,6 +113,7 @@ impl Link {
             connect_timeout,
             state: Mutex::new(State {
                 live: None,
+                since: Instant::now(),
                 dialling: false,
                 closed: false,
                 failures: 0,
@@ -258,7 +260,7 @@ impl State {
     fn lost(&mut self) {
         let Some(live) = self.live.take() else { return };
         live.let_go();
-        if live.since.elapsed() >= STABLE_AFTER {
+        if self.since.elapsed() >= STABLE_AFTER {
             self.failures = 0;
             self.not_before = Instant::now();
         } else {
@@ -382,7 +384,8 @@ impl Dialling {
                 }
                 _ => _ = tokio::spawn(driving),
             }
-            state.live = Some(Live { connection, pulse, tracker, since: Instant::now() });
+            state.live = Some(Live { connection, pulse, tracker });
+            state.since = Instant::now();
             state.last_error = None;
         }
         true
