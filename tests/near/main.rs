@@ -5,6 +5,7 @@ mod budget;
 mod ledger;
 mod lifetimes;
 mod losses;
+mod paused;
 mod pushes;
 mod removals;
 mod restarts;
