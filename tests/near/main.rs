@@ -7,6 +7,7 @@ mod lifetimes;
 mod losses;
 mod paused;
 mod pushes;
+mod replicas;
 mod removals;
 mod restarts;
 mod staleness;
