@@ -50,8 +50,8 @@ pub mod testing;
 mod ttl;
 
 pub use client::{
-    Builder, CacheClient, DEADLINE, Given, Group, HeldLock, IntoLoaded, LoadOptions, Loaded, Loader,
-    ReadFrom,
+    Builder, CacheClient, DEADLINE, Given, Group, HeldLock, IntoLoaded, LoadOptions, Loaded,
+    Loader, ReadFrom,
 };
 pub use codec::{IntoValue, json};
 pub use config::CacheConfig;

@@ -152,8 +152,9 @@ impl HeldLock {
             shared,
             holders: if shared { sharing(record, remaining) } else { 1 },
             owner: owner.map(|owner| String::from_utf8_lossy(owner).into_owned()),
-            since: token
-                .and_then(|micros| SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros))),
+            since: token.and_then(|micros| {
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros))
+            }),
             remaining,
             token,
         })
@@ -187,7 +188,11 @@ mod tests {
         fields.iter().map(|(field, value)| (Bytes::from(*field), Bytes::from(*value))).collect()
     }
 
-    fn held(holder: &'static str, millis: u64, record: &[(&'static str, &'static str)]) -> HeldLock {
+    fn held(
+        holder: &'static str,
+        millis: u64,
+        record: &[(&'static str, &'static str)],
+    ) -> HeldLock {
         let ttl = Ttl::Remaining(Duration::from_millis(millis));
         let found = Fetched { value: Some(Bytes::from(holder)), ttl };
         HeldLock::new(Key::new("lock:x").unwrap(), &pairs(record), found).expect("it is held")
@@ -197,7 +202,10 @@ mod tests {
     fn a_record_speaks_only_of_the_holder_whose_it_is() {
         let record = [("token", "1764000000123456"), ("id", "aa"), ("owner", "node-1")];
         let own = held("aa", 9_000, &record);
-        assert_eq!((own.owner.as_deref(), own.token), (Some("node-1"), Some(1_764_000_000_123_456)));
+        assert_eq!(
+            (own.owner.as_deref(), own.token),
+            (Some("node-1"), Some(1_764_000_000_123_456))
+        );
         let since = own.since.unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(since, Duration::from_micros(1_764_000_000_123_456));
         assert_eq!((own.shared, own.holders), (false, 1));
@@ -213,7 +221,8 @@ mod tests {
     fn who_shared_it_and_died_is_not_counted_and_who_holds_it_always_is() {
         // The store's time is 50,000: of the lock 10 s remain, which the last one took until 60,000.
         let record = [("r:a", "60000"), ("r:b", "50001"), ("r:c", "50000"), ("r:d", "1")];
-        let both = held("shared", 10_000, &[&record[..], &[("q:e", "1 99999"), ("token", "5")]].concat());
+        let both =
+            held("shared", 10_000, &[&record[..], &[("q:e", "1 99999"), ("token", "5")]].concat());
         assert_eq!((both.shared, both.holders), (true, 2));
         // The last one gave it back: the lock stands longer than those who are left.
         assert_eq!(held("shared", 10_000, &record[1..]).holders, 3);
