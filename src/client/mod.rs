@@ -20,6 +20,7 @@ mod hashes;
 mod json;
 mod lists;
 mod load;
+mod lock_list;
 mod locks;
 mod scan;
 mod values;
@@ -28,6 +29,7 @@ pub use builder::{Builder, DEADLINE};
 pub use group::Group;
 pub(crate) use load::{Detached, Family, ManyLoader, Nowhere, ReadPath, Seen, into_loaded};
 pub use load::{Given, IntoLoaded, LoadOptions, Loaded, Loader, ReadFrom};
+pub use lock_list::HeldLock;
 
 /// A cache client. Cloning it is cheap, and the clones share connections and statistics.
 ///

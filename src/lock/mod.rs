@@ -13,6 +13,7 @@ mod line;
 use std::time::Duration;
 
 pub use builder::LockBuilder;
+pub(crate) use builder::PREFIX;
 pub(crate) use contend::Locks;
 pub use guard::{LockGuard, LockWatcher, Loss};
 pub use id::LockId;
