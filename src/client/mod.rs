@@ -15,6 +15,7 @@ use self::coherence::Coherence;
 
 mod builder;
 mod coherence;
+mod fencing;
 mod group;
 mod hashes;
 mod json;
