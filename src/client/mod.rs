@@ -22,6 +22,7 @@ mod json;
 mod lists;
 mod load;
 mod locks;
+mod quorum;
 mod scan;
 mod values;
 

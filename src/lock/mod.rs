@@ -9,6 +9,7 @@ mod hold;
 mod id;
 mod leader;
 mod line;
+mod quorum;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub use builder::LockBuilder;
 pub(crate) use contend::Locks;
 pub use guard::{LockGuard, LockWatcher, Loss};
 pub use id::LockId;
+pub use quorum::QuorumLock;
 
 /// How to take a lock.
 ///
