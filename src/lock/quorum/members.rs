@@ -333,3 +333,52 @@ impl Member {
         self.store.run(Batch::one(name, op).timeout(limit)).await?.into_one()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(votes: &str) -> Tally {
+        let vote = |letter| match letter {
+            'y' => Some(Ok(Vote::Yes)),
+            'n' => Some(Ok(Vote::No)),
+            'j' => Some(Ok(Vote::Young)),
+            't' => Some(Err(Error::new(ErrorKind::Timeout, "late"))),
+            'c' => Some(Err(Error::new(ErrorKind::Closed, "closed"))),
+            _ => None,
+        };
+        Tally { votes: votes.chars().map(vote).collect() }
+    }
+
+    #[test]
+    fn a_majority_of_all_decides_and_who_is_silent_is_no_vote() {
+        for (votes, verdict) in [
+            ("yyy..", Some(true)),
+            ("nnn..", Some(false)),
+            ("yynnn", Some(false)),
+            ("yyj..", None),
+            ("yyjjn", Some(false)),
+            ("yyntt", None),
+            ("yyttt", None),
+            ("yyn", Some(true)),
+            ("yy..", None),
+            ("nn..", Some(false)),
+            ("yyyn", Some(true)),
+        ] {
+            let tally = tally(votes);
+            assert_eq!(tally.verdict().ok(), verdict, "{votes}");
+            assert_eq!(tally.is_decided(), verdict.is_some(), "{votes}");
+        }
+    }
+
+    #[test]
+    fn a_try_fails_only_if_too_few_answered_and_for_good_only_if_a_majority_cannot_mend_it() {
+        let failure = |votes| tally(votes).failure().map(|(error, passes)| (error.kind(), passes));
+        for others in ["yynnn", "yyntt", "nnn..", "yync."] {
+            assert_eq!(failure(others), None, "{others}");
+        }
+        assert_eq!(failure("yyttt"), Some((ErrorKind::Unavailable, true)));
+        assert_eq!(failure("yytcc"), Some((ErrorKind::Unavailable, true)));
+        assert_eq!(failure("yyccc"), Some((ErrorKind::Closed, false)));
+    }
+}
