@@ -23,7 +23,7 @@
 //! - [`store`]: what executes operations, and the contract for a store of your own.
 //! - [`redis1`]: sessions of your own, and commands that larder does not offer.
 //!
-//! Features: `macros` for [`#[cached]`](macro@cached) on async functions; `deadpool` and `bb8` for sessions out of these pools; `rust_decimal`, `chrono` and `jiff` for
+//! Features: `tls` for `rediss://`; `macros` for [`#[cached]`](macro@cached) on async functions; `deadpool` and `bb8` for sessions out of these pools; `rust_decimal`, `chrono` and `jiff` for
 //! their types in the wire format; `testing` for real servers, a fault proxy and the conformance suite.
 //! None is on by default.
 
@@ -67,6 +67,9 @@ pub use stats::{
     Invalidations, Latency, LockStats, NO_PREFIX, NamespaceStats, OTHER, OperationStats, ReadStats,
     Stats,
 };
+#[cfg(feature = "tls")]
+pub use store::tls::Tls;
+pub use store::{Credentials, CredentialsProvider};
 pub use ttl::{Expiry, Ttl};
 
 /// The Redis driver's side: sessions of your own for larder, and larder's sessions for what it does not

@@ -8,11 +8,15 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::SecretString;
 
+use super::AnyCredentials;
+#[cfg(feature = "tls")]
+use super::tls::{Connector, Tls};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The port of a server that names none.
@@ -29,6 +33,9 @@ pub(crate) const CONNECTIONS_RANGE: RangeInclusive<u64> = 1..=u16::MAX as u64;
 
 const REDIS_OPTIONS: [&str; 4] =
     ["deadline_ms", "connect_timeout_ms", "max_connections", "connections"];
+#[cfg(feature = "tls")]
+const REDISS_OPTIONS: [&str; 7] =
+    ["deadline_ms", "connect_timeout_ms", "max_connections", "connections", "ca", "cert", "key"];
 const UNIX_OPTIONS: [&str; 5] =
     ["db", "deadline_ms", "connect_timeout_ms", "max_connections", "connections"];
 const MEMORY_OPTIONS: [&str; 1] = ["max_bytes"];
@@ -52,6 +59,54 @@ pub(crate) struct RedisTarget {
     pub(crate) password: Option<SecretString>,
     pub(crate) db: i64,
     pub(crate) options: UrlOptions,
+    /// Gives other credentials than those above, for each connection.
+    pub(crate) credentials: Option<Arc<dyn AnyCredentials>>,
+    /// The settings of TLS, if it is to be used.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
+    /// What they come to.
+    #[cfg(feature = "tls")]
+    pub(crate) connector: Option<Connector>,
+}
+
+impl RedisTarget {
+    fn new(
+        address: Address,
+        (username, password): Credentials,
+        db: i64,
+        options: UrlOptions,
+    ) -> Self {
+        Self {
+            address,
+            username,
+            password,
+            db,
+            options,
+            credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            connector: None,
+        }
+    }
+
+    /// Reads the files that TLS needs, if it is to be used. To be called before anything is connected.
+    ///
+    /// # Errors
+    /// Every mistake.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
+        if let (Some(tls), Address::Tcp { host, .. }) = (&self.tls, &self.address) {
+            self.connector = Some(tls.connector(host)?);
+        }
+        Ok(())
+    }
+
+    /// Without the feature `tls` no URL asks for it.
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
+        Ok(())
+    }
 }
 
 /// Where a server listens. `Display` is `host:port`, `[v6]:port` or `unix:path`.
@@ -88,14 +143,25 @@ impl Target {
         }
         let target = match scheme.to_ascii_lowercase().as_str() {
             "memory" => memory(rest, &mut mistakes),
-            "redis" => redis(rest, &mut mistakes).map(Self::Redis),
+            "redis" => {
+                redis(rest, &REDIS_OPTIONS, &mut mistakes).map(|(target, _)| Self::Redis(target))
+            }
+            #[cfg(feature = "tls")]
+            "rediss" => rediss(rest, &mut mistakes).map(Self::Redis),
+            #[cfg(not(feature = "tls"))]
+            "rediss" => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "rediss:// needs TLS; build larder with its feature `tls`",
+                ));
+            }
             "redis+unix" => unix(rest, &mut mistakes).map(Self::Redis),
-            later @ ("rediss" | "redis+cluster" | "redis+sentinel") => {
+            later @ ("redis+cluster" | "redis+sentinel") => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     format!(
                         "store URLs of the scheme {later}:// come in a later version of larder; \
-                         this one takes memory://, redis:// and redis+unix://"
+                         this one takes memory://, redis://, rediss:// and redis+unix://"
                     ),
                 ));
             }
@@ -111,8 +177,8 @@ impl Target {
     }
 }
 
-const KNOWN_SCHEMES: &str = "known are memory://, redis://, redis+unix://, and for later versions \
-                             rediss://, redis+cluster:// and redis+sentinel://";
+const KNOWN_SCHEMES: &str = "known are memory://, redis://, rediss://, redis+unix://, and for later \
+                             versions redis+cluster:// and redis+sentinel://";
 
 fn config(mistakes: &[Cow<'static, str>]) -> Error {
     Error::new(ErrorKind::Config, format!("the store URL is wrong: {}", mistakes.join("; ")))
@@ -210,7 +276,29 @@ const RAW_SEPARATOR: &str = "an `@` stands behind the first `/`, `?` or `#`; per
                              characters in the username and the password (`/` is %2F, `?` is %3F, \
                              `#` is %23, `@` is %40)";
 
-fn redis(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
+/// A server over TLS. Verification cannot be switched off in a URL.
+#[cfg(feature = "tls")]
+fn rediss(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
+    let (mut target, files) = redis(rest, &REDISS_OPTIONS, mistakes)?;
+    let mut tls = Tls::new();
+    let file = |name: &str| files.iter().find(|(found, _)| *found == name).map(|(_, path)| path);
+    if let Some(ca) = file("ca") {
+        tls = tls.ca_file(ca);
+    }
+    match (file("cert"), file("key")) {
+        (Some(certificate), Some(key)) => tls = tls.identity_files(certificate, key),
+        (None, None) => {}
+        _ => mistakes.add("`cert` and `key` go together: a certificate and the file of its key"),
+    }
+    target.tls = Some(tls);
+    Some(target)
+}
+
+fn redis<'a>(
+    rest: &'a str,
+    known: &[&str],
+    mistakes: &mut Mistakes,
+) -> Option<(RedisTarget, Vec<(&'a str, String)>)> {
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     if rest[authority_end..].contains('@') {
         mistakes.add(RAW_SEPARATOR);
@@ -228,10 +316,10 @@ fn redis(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
         text => mistakes.number("the database (the path)", text, DB_RANGE),
     };
     // What looks like an option can be the end of a password, if the host was forgotten.
-    let options =
-        Options::read(parts.query, &REDIS_OPTIONS, address.is_some(), mistakes).finish(mistakes);
-    let (username, password) = credentials?;
-    Some(RedisTarget { address: address?, username, password, db: db? as i64, options })
+    let options = Options::read(parts.query, known, address.is_some(), mistakes);
+    let texts = options.0.clone();
+    let options = options.finish(mistakes);
+    Some((RedisTarget::new(address?, credentials?, db? as i64, options), texts))
 }
 
 fn unix(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
@@ -259,14 +347,7 @@ fn unix(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
     let mut options = Options::read(parts.query, &UNIX_OPTIONS, host.is_empty(), mistakes);
     let db = options.number("db", DB_RANGE, mistakes).unwrap_or(0);
     let options = options.finish(mistakes);
-    let (username, password) = credentials?;
-    Some(RedisTarget {
-        address: Address::Unix(path?.into()),
-        username,
-        password,
-        db: db as i64,
-        options,
-    })
+    Some(RedisTarget::new(Address::Unix(path?.into()), credentials?, db as i64, options))
 }
 
 type Credentials = (Option<String>, Option<SecretString>);

@@ -41,6 +41,8 @@ const PORTS: std::ops::Range<u16> = 12_000..32_000;
 pub struct RedisServer {
     config: RedisServerBuilder,
     port: u16,
+    // Zero unless it speaks TLS.
+    tls_port: u16,
     dir: PathBuf,
     // Empty between `kill` and `restart`.
     child: Option<Child>,
@@ -53,6 +55,15 @@ pub struct RedisServerBuilder {
     password: Option<String>,
     unix_socket: bool,
     cluster: bool,
+    tls: Option<TlsFiles>,
+}
+
+/// The texts of the files that a server needs for TLS, in PEM.
+#[derive(Clone)]
+struct TlsFiles {
+    certificate: String,
+    key: String,
+    clients: Option<String>,
 }
 
 impl std::fmt::Debug for RedisServerBuilder {
@@ -62,6 +73,7 @@ impl std::fmt::Debug for RedisServerBuilder {
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("unix_socket", &self.unix_socket)
             .field("cluster", &self.cluster)
+            .field("tls", &self.tls.is_some())
             .finish()
     }
 }
@@ -92,6 +104,18 @@ impl RedisServerBuilder {
         self
     }
 
+    /// Speaks TLS on a second port, with this certificate and key in PEM; from clients it wants a certificate by
+    /// `clients`, if that is given. Defaults to no.
+    pub fn tls(
+        mut self,
+        certificate: impl Into<String>,
+        key: impl Into<String>,
+        clients: Option<String>,
+    ) -> Self {
+        self.tls = Some(TlsFiles { certificate: certificate.into(), key: key.into(), clients });
+        self
+    }
+
     /// Starts the server and waits until it answers.
     ///
     /// # Panics
@@ -100,10 +124,13 @@ impl RedisServerBuilder {
         let name = format!("larder-test-{}", uuid::Uuid::now_v7().simple());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).expect("the directory for temporary files is not writable");
-        let mut server = RedisServer { config: self, port: 0, dir, child: None };
+        let mut server = RedisServer { config: self, port: 0, tls_port: 0, dir, child: None };
         let end = Instant::now() + PATIENCE;
         loop {
             server.port = free_port();
+            if server.config.tls.is_some() {
+                server.tls_port = free_port();
+            }
             server.spawn();
             if server.answers(end).await {
                 break;
@@ -146,6 +173,17 @@ impl RedisServer {
         } else {
             format!("redis://{login}127.0.0.1:{}", self.port)
         }
+    }
+
+    /// The URL for a client that speaks TLS.
+    ///
+    /// # Panics
+    /// If the server does not.
+    pub fn tls_url(&self) -> String {
+        assert_ne!(self.tls_port, 0, "this server does not speak TLS");
+        self.url()
+            .replace("redis://", "rediss://")
+            .replace(&format!(":{}", self.port), &format!(":{}", self.tls_port))
     }
 
     /// The TCP port.
@@ -268,6 +306,19 @@ impl RedisServer {
             let bus = free_port().to_string();
             command.args(["--cluster-enabled", "yes", "--cluster-port", &bus]);
             command.args(["--cluster-announce-ip", "127.0.0.1"]);
+        }
+        if let Some(tls) = &self.config.tls {
+            let file = |name: &str, text: &str| {
+                let path = self.dir.join(name);
+                fs::write(&path, text).expect("the server's directory is writable");
+                path
+            };
+            command.args(["--tls-port", &self.tls_port.to_string(), "--tls-auth-clients"]);
+            command.arg(if tls.clients.is_some() { "yes" } else { "no" });
+            command.arg("--tls-cert-file").arg(file("server.pem", &tls.certificate));
+            command.arg("--tls-key-file").arg(file("server.key", &tls.key));
+            let clients = tls.clients.as_ref().unwrap_or(&tls.certificate);
+            command.arg("--tls-ca-cert-file").arg(file("clients.pem", clients));
         }
         command.args(&self.config.args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

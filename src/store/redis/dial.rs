@@ -42,22 +42,22 @@ pub(super) struct Dialled {
 pub(super) async fn dial(target: &RedisTarget, tracking: Option<&Tracking>) -> Result<Dialled> {
     match open(target, ProtocolVersion::RESP3, tracking).await {
         // Only RESP3 can tell of changes.
-        Err(error)
-            if tracking.is_some()
-                && !matches!(error.kind(), ErrorKind::Auth | ErrorKind::Unavailable) =>
-        {
-            Err(match error.kind() {
-                ErrorKind::Unsupported => error,
-                _ => track::refused("the server does not speak RESP3"),
-            })
-        }
+        Err(error) if tracking.is_some() && !is_final(&error) => Err(match error.kind() {
+            ErrorKind::Unsupported => error,
+            _ => track::refused("the server does not speak RESP3"),
+        }),
         // A server or proxy that does not know HELLO says so, or answers what is no answer to it.
-        Err(error) if !matches!(error.kind(), ErrorKind::Auth | ErrorKind::Unavailable) => {
+        Err(error) if !is_final(&error) => {
             tracing::debug!(target: "larder", "RESP3 refused, trying RESP2");
             open(target, ProtocolVersion::RESP2, None).await
         }
         opened => opened,
     }
+}
+
+/// Whether another protocol would meet the same.
+fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Auth | ErrorKind::Unavailable | ErrorKind::Tls)
 }
 
 async fn open(
@@ -71,6 +71,15 @@ async fn open(
                 .await
                 .map_err(|error| unreachable(target, error))?;
             set_options(&stream).map_err(|error| unreachable(target, error))?;
+            #[cfg(feature = "tls")]
+            if let Some(connector) = &target.connector {
+                let stream = connector
+                    .config
+                    .connect(connector.name.clone(), stream)
+                    .await
+                    .map_err(|error| untrusted(target, error))?;
+                return shake_hands(target, protocol, tracking, stream).await;
+            }
             shake_hands(target, protocol, tracking, stream).await
         }
         Address::Unix(path) => {
@@ -103,10 +112,18 @@ where
         .set_db(target.db)
         .set_protocol(protocol)
         .set_lib_name("larder", env!("CARGO_PKG_VERSION"));
-    if let Some(username) = &target.username {
+    let asked = match &target.credentials {
+        Some(provider) => Some(provider.ask().await?),
+        None => None,
+    };
+    let (username, password) = match &asked {
+        Some(asked) => (asked.username.as_ref(), Some(&asked.password)),
+        None => (target.username.as_ref(), target.password.as_ref()),
+    };
+    if let Some(username) = username {
         info = info.set_username(username);
     }
-    if let Some(password) = &target.password {
+    if let Some(password) = password {
         info = info.set_password(password.expose_secret());
     }
     // The driver's own timeouts are off: one deadline is kept, above.
@@ -142,6 +159,42 @@ where
         )),
         Err(error) => Err(failure::handshake(&error)),
     }
+}
+
+/// The TLS handshake failed: the other side is not whom we trust, does not speak TLS, or is gone. Nothing was sent that
+/// is a secret.
+#[cfg(feature = "tls")]
+fn untrusted(target: &RedisTarget, error: std::io::Error) -> Error {
+    use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as Tls};
+
+    let why = match error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
+        // Not of TLS: the connection was lost.
+        None => return unreachable(target, error),
+        Some(Tls::InvalidCertificate(why)) => match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            CertificateError::UnknownIssuer => "its certificate is by nobody whom we trust",
+            CertificateError::Revoked => "its certificate was revoked",
+            _ => "its certificate is not good",
+        },
+        Some(Tls::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA,
+        )) => "it refuses us; it may want a certificate of ours",
+        Some(Tls::InvalidMessage(_)) => "it does not speak TLS; check the port",
+        Some(_) => "the TLS handshake failed",
+    };
+    Error::new(ErrorKind::Tls, format!("{} is not to be trusted: {why}", target.address))
+        .with_outcome(Outcome::NotSent)
 }
 
 fn unreachable(target: &RedisTarget, error: std::io::Error) -> Error {

@@ -162,7 +162,10 @@ impl RedisStore {
     /// [`ErrorKind::Config`] if the URL is wrong, or does not name a server.
     pub fn open(url: &str) -> Result<Self> {
         match Target::parse(url)? {
-            Target::Redis(target) => {
+            Target::Redis(mut target) => {
+                target
+                    .secure()
+                    .map_err(|mistakes| Error::new(ErrorKind::Config, mistakes.join("; ")))?;
                 let connections = target.options.connections.unwrap_or(CONNECTIONS);
                 let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
                 Ok(Self::to(target, connections, None, patience))

@@ -171,11 +171,31 @@ fn every_mistake_is_refused_with_its_reason_and_nothing_secret() {
 
 #[test]
 fn schemes_of_later_versions_say_so() {
-    for scheme in ["rediss", "redis+cluster", "redis+sentinel"] {
+    for scheme in ["redis+cluster", "redis+sentinel"] {
         let error = Target::parse(&format!("{scheme}://u:s3cr3t@h1,h2/x")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains(&format!("{scheme}:// come in a later version")));
         assert!(!error.to_string().contains("s3cr3t"));
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_url_with_tls_names_files_and_switches_nothing_off() {
+    let target = redis("rediss://u:p@h:1/2?ca=/etc/a%20b.pem&cert=/c.pem&key=/k.pem&deadline_ms=5");
+    assert_eq!((target.address.to_string().as_str(), target.db), ("h:1", 2));
+    let shown = format!("{:?}", target.tls);
+    assert!(shown.contains("own_roots: 1") && shown.contains("identity: true"), "{shown}");
+    assert!(redis("rediss://h").tls.is_some() && redis("redis://h").tls.is_none());
+    for (url, expected) in [
+        ("rediss://h?cert=/c.pem", "go together"),
+        ("rediss://h?insecure=true", "unknown"),
+        ("rediss://h#insecure", "fragment"),
+        ("redis://h?ca=/c.pem", "unknown"),
+    ] {
+        let error = Target::parse(url).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{url}");
+        assert!(error.to_string().contains(expected), "{url}: {error}");
     }
 }
 
