@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::key_part::{KeyParts, KeyWriter, with_key};
 use crate::op::{Batch, Lane, Op};
-use crate::ttl::Ttl;
+use crate::ttl::{Expiry, Ttl};
 
 mod builder;
 #[cfg(feature = "macros")]
@@ -231,6 +231,17 @@ where
         self.client.run_one(self.batch("set", op)).await?.into_done()
     }
 
+    /// Writes a value as [`set`](Self::set) does, unless it was written with a larger fencing token before. Answers whether
+    /// it was written: see [`CacheClient::fenced_set`], which says what the mark of the token costs and how long it lives.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub async fn fenced_set(&self, key: &K, value: &T, token: u64) -> Result<bool> {
+        let (key, value, expiry) = self.encoded("fenced_set", key, value)?;
+        let op = Op::FencedSet { key, value, expiry, token };
+        self.client.run_one(self.batch("fenced_set", op)).await?.into_bool()
+    }
+
     /// Deletes a value. Answers whether there was one. A load of it that is under way is void.
     ///
     /// # Errors
@@ -438,12 +449,23 @@ where
     }
 
     fn set_op(&self, name: &'static str, key: &K, value: &T) -> Result<Op> {
+        let (key, value, expiry) = self.encoded(name, key, value)?;
+        Ok(Op::Overwrite { key, value, expiry })
+    }
+
+    /// What is written of a value, and for how long.
+    fn encoded(
+        &self,
+        name: &'static str,
+        key: &K,
+        value: &T,
+    ) -> Result<(Key, Bytes, Option<Expiry>)> {
         let key = self.key_for(name, key)?;
         let value =
             encode_json(value, Shape::Any).map_err(|error| error.with_op(name).with_key(&key))?;
         self.options.check().map_err(|error| error.with_op(name))?;
         let expiry = self.options.stored_for(self.options.ttl)?;
-        Ok(Op::Overwrite { key, value, expiry })
+        Ok((key, value, expiry))
     }
 
     /// Whether it matters how much of a value's time is left.

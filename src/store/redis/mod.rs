@@ -193,6 +193,15 @@ impl RedisStore {
         Self(Arc::new(Source::Injected { provider, told: Some(told) }))
     }
 
+    /// Where its server listens, if that is known.
+    pub(crate) fn address(&self) -> Option<String> {
+        let target = match &*self.0 {
+            Source::Own { target, .. } => target,
+            Source::Injected { told, .. } => &told.as_ref()?.target,
+        };
+        Some(target.address.to_string())
+    }
+
     fn told(&self) -> Option<&Told> {
         match &*self.0 {
             Source::Own { told, .. } | Source::Injected { told, .. } => told.as_ref(),
