@@ -178,10 +178,8 @@ impl Recorder {
         }
         let slot = self.slot(batch, first);
         // What is removed was not written, nor was what its condition kept out.
-        let kept_out = matches!(
-            (op, reply),
-            (Op::Set { .. } | Op::FencedSet { .. }, Reply::Bool(false))
-        );
+        let kept_out =
+            matches!((op, reply), (Op::Set { .. } | Op::FencedSet { .. }, Reply::Bool(false)));
         if let Some(value) = op.payload()
             && !kept_out
             && !matches!(op, Op::ListRemove { .. })
