@@ -47,16 +47,8 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct RedisStore(Arc<Source>);
 
 enum Source {
-    Own {
-        links: Vec<Link>,
-        target: Arc<RedisTarget>,
-        patience: Duration,
-        told: Option<Told>,
-    },
-    Injected {
-        provider: Box<dyn session::AnyProvider>,
-        told: Option<Told>,
-    },
+    Own { links: Vec<Link>, target: Arc<RedisTarget>, patience: Duration, told: Option<Told> },
+    Injected { provider: Box<dyn session::AnyProvider>, told: Option<Told> },
 }
 
 /// The connections that tell of changes. Each is made when it is first used.
@@ -143,12 +135,7 @@ impl RedisStore {
             .collect();
         let told = (most > 1)
             .then(|| Told::new(Arc::clone(&target), connect_timeout, most - connections - 1));
-        Self(Arc::new(Source::Own {
-            links,
-            target,
-            patience: connect_timeout,
-            told,
-        }))
+        Self(Arc::new(Source::Own { links, target, patience: connect_timeout, told }))
     }
 
     /// A store on the server that a URL names, without the client's deadline, repeating and error
