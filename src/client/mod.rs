@@ -231,3 +231,20 @@ fn keys(name: &'static str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) ->
 fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hundreds of calls are in flight at once, and what they hold has to fit the caches of a core: a third more of it
+    /// cost a fifth of the rate at 512 tasks. The driver's own future is about 1,130 bytes of the second.
+    #[test]
+    fn a_call_in_flight_holds_little_memory() {
+        let client = CacheClient::builder().url("redis://127.0.0.1:1").build().unwrap();
+        let (layers, bottom) = (client.store(), client.0.redis.as_ref().unwrap());
+        let ping = || Batch::one("ping", Op::Ping);
+        let held = [size_of_val(&*layers.run(ping())), size_of_val(&*bottom.run(ping()))];
+        assert!(held[0] <= 600 && held[1] <= 1600, "{held:?}");
+        assert!(size_of_val(&client.get_value("key")) <= 280);
+    }
+}
