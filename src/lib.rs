@@ -61,7 +61,7 @@ pub use key::{Key, MAX_BYTES};
 pub use key_part::{KeyParts, KeyWriter};
 #[cfg(feature = "macros")]
 pub use larder_macros::cached;
-pub use lock::{LockBuilder, LockGuard, LockId, LockOptions, LockWatcher, Loss};
+pub use lock::{LockBuilder, LockGuard, LockId, LockOptions, LockWatcher, Loss, QuorumLock};
 pub use namespace::{Namespace, NamespaceBuilder};
 pub use op::{Direction, Presence};
 pub use secrecy::{ExposeSecret, SecretString};

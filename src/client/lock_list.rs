@@ -176,8 +176,10 @@ fn sharing(record: &[(Bytes, Bytes)], remaining: Option<Duration>) -> u32 {
     u32::try_from(ends().filter(|over| u128::from(*over) > now).count().max(1)).unwrap_or(u32::MAX)
 }
 
+/// A number of a record. From 2^53 on it is as good as not there: so it is for the scripts.
 fn number(text: &Bytes) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+    let number = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number < 1 << 53).then_some(number)
 }
 
 #[cfg(test)]
@@ -227,6 +229,10 @@ mod tests {
         // The last one gave it back: the lock stands longer than those who are left.
         assert_eq!(held("shared", 10_000, &record[1..]).holders, 3);
         assert_eq!(held("shared", 10_000, &[]).holders, 1);
+        // What is no time hides nobody.
+        let garbage = [("r:x", "99999999999999999999"), ("r:y", "9007199254740992"), ("r:z", "x")];
+        let both = held("shared", 10_000, &[&record[..], &garbage].concat());
+        assert_eq!(both.holders, 2);
         let endless = Fetched { value: Some(Bytes::from("shared")), ttl: Ttl::Persistent };
         let endless = HeldLock::new(Key::new("lock:x").unwrap(), &pairs(&record), endless).unwrap();
         assert_eq!((endless.holders, endless.remaining), (4, None));

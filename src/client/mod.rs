@@ -15,6 +15,7 @@ use self::coherence::Coherence;
 
 mod builder;
 mod coherence;
+mod fencing;
 mod group;
 mod hashes;
 mod json;
@@ -22,6 +23,7 @@ mod lists;
 mod load;
 mod lock_list;
 mod locks;
+mod quorum;
 mod scan;
 mod values;
 

@@ -111,7 +111,7 @@ impl State {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn lost(self: &Arc<Self>) -> impl Future<Output = Loss> + Send + 'static {
+    fn lost(self: &Arc<Self>) -> impl Future<Output = Loss> + Send + 'static + use<> {
         let mut over = self.over.subscribe();
         // The sender lives as long as this future.
         let state = Arc::clone(self);
@@ -265,7 +265,7 @@ impl LockGuard {
     }
 
     /// Ends when the lock is not held any more, and says why. It does not borrow the guard, and ends with it too.
-    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static + use<> {
         self.state.lost()
     }
 
@@ -357,7 +357,7 @@ impl LockWatcher {
     }
 
     /// As [`LockGuard::lost`].
-    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static + use<> {
         self.0.lost()
     }
 

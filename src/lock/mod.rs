@@ -9,6 +9,7 @@ mod hold;
 mod id;
 mod leader;
 mod line;
+mod quorum;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ pub(crate) use builder::PREFIX;
 pub(crate) use contend::Locks;
 pub use guard::{LockGuard, LockWatcher, Loss};
 pub use id::LockId;
+pub use quorum::QuorumLock;
 
 /// How to take a lock.
 ///

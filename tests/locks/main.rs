@@ -1,7 +1,10 @@
 //! Locks, tried against real servers and several processes: P21 to P26. Every test prints the figure of its promise.
 //! `LARDER_FULL=1` runs the full counts.
 
+mod fencing;
 mod guards;
+mod leader;
+mod quorum;
 mod sharing;
 
 use std::sync::LazyLock;
