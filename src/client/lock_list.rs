@@ -237,4 +237,35 @@ mod tests {
         let endless = HeldLock::new(Key::new("lock:x").unwrap(), &pairs(&record), endless).unwrap();
         assert_eq!((endless.holders, endless.remaining), (4, None));
     }
+
+    #[tokio::test]
+    async fn on_the_embedded_store_all_that_are_held_are_listed_and_nothing_else() {
+        use futures_util::TryStreamExt;
+        let cache = CacheClient::memory();
+        let seats = cache.semaphore("seats", 3);
+        let (one, two) = (seats.acquire().await.unwrap(), seats.acquire().await.unwrap());
+        let alone = cache.lock("alone").owner("node-1").acquire().await.unwrap();
+        // More than a step of the scan gives.
+        for number in 0..1200 {
+            let lock = cache.acquire_lock(format!("lock:many:{number}"), Default::default());
+            lock.await.unwrap();
+        }
+        cache.set_hash("lock:hash", "no", "lock").await.unwrap();
+        cache.set_value("other", "no lock", None).await.unwrap();
+        let list = async |prefix: &str| -> Vec<HeldLock> {
+            cache.locks(prefix).try_collect().await.unwrap()
+        };
+        assert_eq!(list("many:").await.len(), 1200);
+        assert_eq!(list("").await.len(), 1202);
+        assert_eq!((list("sea").await[0].holders, list("sea").await[0].shared), (2, true));
+        assert!(one.release().await.unwrap());
+        assert_eq!(list("seats").await[0].holders, 1);
+        assert_eq!(list("alone").await[0].token, alone.fencing_token());
+        assert!(list("alone").await[0].remaining.unwrap() <= Duration::from_secs(10));
+        assert!(two.release().await.unwrap() && alone.release().await.unwrap());
+        assert!(list("seats").await.is_empty() && list("alone").await.is_empty());
+        cache.close().await;
+        let error = cache.locks("").try_next().await.unwrap_err();
+        assert_eq!((error.kind(), error.op()), (ErrorKind::Closed, "locks"));
+    }
 }
