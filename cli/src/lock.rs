@@ -107,7 +107,7 @@ async fn watched(
 async fn release(guard: LockGuard, status: ExitStatus) -> Result<u8, Failure> {
     let (key, held) = (guard.key().clone(), guard.is_valid());
     match guard.release().await {
-        Ok(true) if held => {}
+        Ok(true) => {}
         // By its own clock it held the lock until the command had ended; the rest is up to the lease.
         Err(error) if held => {
             complain(&format!(

@@ -176,8 +176,10 @@ fn sharing(record: &[(Bytes, Bytes)], remaining: Option<Duration>) -> u32 {
     u32::try_from(ends().filter(|over| u128::from(*over) > now).count().max(1)).unwrap_or(u32::MAX)
 }
 
+/// A number of a record. From 2^53 on it is as good as not there: so it is for the scripts.
 fn number(text: &Bytes) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+    let number = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number < 1 << 53).then_some(number)
 }
 
 #[cfg(test)]
@@ -227,8 +229,43 @@ mod tests {
         // The last one gave it back: the lock stands longer than those who are left.
         assert_eq!(held("shared", 10_000, &record[1..]).holders, 3);
         assert_eq!(held("shared", 10_000, &[]).holders, 1);
+        // What is no time hides nobody.
+        let garbage = [("r:x", "99999999999999999999"), ("r:y", "9007199254740992"), ("r:z", "x")];
+        let both = held("shared", 10_000, &[&record[..], &garbage].concat());
+        assert_eq!(both.holders, 2);
         let endless = Fetched { value: Some(Bytes::from("shared")), ttl: Ttl::Persistent };
         let endless = HeldLock::new(Key::new("lock:x").unwrap(), &pairs(&record), endless).unwrap();
         assert_eq!((endless.holders, endless.remaining), (4, None));
+    }
+
+    #[tokio::test]
+    async fn on_the_embedded_store_all_that_are_held_are_listed_and_nothing_else() {
+        use futures_util::TryStreamExt;
+        let cache = CacheClient::memory();
+        let seats = cache.semaphore("seats", 3);
+        let (one, two) = (seats.acquire().await.unwrap(), seats.acquire().await.unwrap());
+        let alone = cache.lock("alone").owner("node-1").acquire().await.unwrap();
+        // More than a step of the scan gives.
+        for number in 0..1200 {
+            let lock = cache.acquire_lock(format!("lock:many:{number}"), Default::default());
+            lock.await.unwrap();
+        }
+        cache.set_hash("lock:hash", "no", "lock").await.unwrap();
+        cache.set_value("other", "no lock", None).await.unwrap();
+        let list = async |prefix: &str| -> Vec<HeldLock> {
+            cache.locks(prefix).try_collect().await.unwrap()
+        };
+        assert_eq!(list("many:").await.len(), 1200);
+        assert_eq!(list("").await.len(), 1202);
+        assert_eq!((list("sea").await[0].holders, list("sea").await[0].shared), (2, true));
+        assert!(one.release().await.unwrap());
+        assert_eq!(list("seats").await[0].holders, 1);
+        assert_eq!(list("alone").await[0].token, alone.fencing_token());
+        assert!(list("alone").await[0].remaining.unwrap() <= Duration::from_secs(10));
+        assert!(two.release().await.unwrap() && alone.release().await.unwrap());
+        assert!(list("seats").await.is_empty() && list("alone").await.is_empty());
+        cache.close().await;
+        let error = cache.locks("").try_next().await.unwrap_err();
+        assert_eq!((error.kind(), error.op()), (ErrorKind::Closed, "locks"));
     }
 }
