@@ -188,7 +188,10 @@ where
     /// there; [`Loaded::failed`](crate::Loaded::failed) is the failure of one key.
     ///
     /// One answer for each key, in order. Costs one round trip for what is not near, and two more if something
-    /// is missing.
+    /// is missing. What is stale within its grace, or due for an early refresh, is served at once and loaded again by
+    /// the namespace's own loader, behind the caller. Without one it is loaded in the same call of this loader, which
+    /// is waited for: for no longer than the [soft timeout](LoadOptions::soft_timeout), if there is one and nothing is
+    /// missing.
     ///
     /// # Errors
     /// As [`get_or_load`](Self::get_or_load); those of a single key stand in its place.
@@ -213,6 +216,7 @@ where
         let mut source = ManyLoader {
             loader: |places: Vec<usize>| loader(places.into_iter().map(|at| asked[at]).collect()),
             named: move |key: &Q| write_key(name, key.borrow()),
+            own: |at: usize| self.detached(asked[at]),
         };
         self.family(NAME)?.many(&keys, &mut source).await
     }
@@ -286,9 +290,10 @@ where
         }
     }
 
-    /// Reads many values, in the order of the keys: what is near, and the rest in one round trip. What is
-    /// missing or stale is read key by key, all at once, if the namespace has a loader, as by [`get`](Self::get).
-    /// No keys are no round trip.
+    /// Reads many values, in the order of the keys: what is near, and the rest in one round trip. If the namespace has
+    /// a loader, what is missing is read key by key, all at once, as by [`get`](Self::get); and what is stale within its
+    /// grace, or due for an early refresh, is served and loaded again behind the caller, who waits for that no longer
+    /// than the [soft timeout](LoadOptions::soft_timeout). No keys are no round trip.
     ///
     /// # Errors
     /// As [`get`](Self::get), for the first value that fails.
@@ -311,13 +316,11 @@ where
             let all = asked.iter().zip(&keys).zip(found).map(|((asked, key), found)| {
                 let (family, loader) = (&family, self.detached(asked));
                 async move {
-                    if let Some(mut loader) = loader
-                        && matches!(found.from, ReadFrom::Missing | ReadFrom::Stale)
-                    {
-                        return Ok(family.read(key, &mut loader).await?.value);
-                    }
-                    family.note(key.as_bytes(), found.from);
-                    Ok(found.value)
+                    let answer = match loader {
+                        Some(mut loader) => family.serve(key, found, &mut loader).await?,
+                        None => family.served(key, found),
+                    };
+                    Ok(answer.value)
                 }
             });
             return futures_util::future::try_join_all(all).await;

@@ -16,7 +16,7 @@ use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{AnyProvider, CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
 #[cfg(feature = "tls")]
 use crate::store::tls::Tls;
-use crate::store::url::{self, RedisTarget, Target};
+use crate::store::url::{self, Address, RedisTarget, Target};
 use crate::store::{
     AnyCredentials, CredentialsProvider, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store,
     Wakeups,
@@ -49,6 +49,7 @@ pub struct Builder {
     store: Option<Made>,
     tracking: Option<SecretString>,
     credentials: Option<Arc<dyn AnyCredentials>>,
+    sentinel_credentials: Option<Arc<dyn AnyCredentials>>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
     deadline: Option<Duration>,
@@ -84,6 +85,7 @@ impl Builder {
             store: None,
             tracking: None,
             credentials: None,
+            sentinel_credentials: None,
             #[cfg(feature = "tls")]
             tls: None,
             deadline: None,
@@ -128,6 +130,13 @@ impl Builder {
     /// opens; of a session provider only what [`tracking`](Self::tracking) opens. Defaults to the URL's user and password.
     pub fn credentials(mut self, provider: impl CredentialsProvider) -> Self {
         self.credentials = Some(Arc::new(provider));
+        self
+    }
+
+    /// Who we are at the sentinels of a URL `redis+sentinel://`; its user and password are those of the servers that they
+    /// watch. Defaults to nobody.
+    pub fn sentinel_credentials(mut self, provider: impl CredentialsProvider) -> Self {
+        self.sentinel_credentials = Some(Arc::new(provider));
         self
     }
 
@@ -315,6 +324,20 @@ impl Builder {
                 mistakes.push("both the URL and a provider give credentials; keep one".to_owned());
             }
             target.credentials = Some(Arc::clone(credentials));
+        }
+        if let Some(credentials) = &self.sentinel_credentials {
+            match &mut target.address {
+                // Nobody else has it yet.
+                Address::Sentinels(sentinels) => {
+                    if let Some(sentinels) = Arc::get_mut(sentinels) {
+                        sentinels.with_credentials(credentials);
+                    }
+                }
+                _ => mistakes.push(
+                    "sentinel_credentials is set and the URL is not redis+sentinel://; leave it out"
+                        .to_owned(),
+                ),
+            }
         }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {

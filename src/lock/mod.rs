@@ -14,6 +14,7 @@ mod quorum;
 use std::time::Duration;
 
 pub use builder::LockBuilder;
+pub(crate) use builder::PREFIX;
 pub(crate) use contend::Locks;
 pub use guard::{LockGuard, LockWatcher, Loss};
 pub use id::LockId;
