@@ -101,15 +101,15 @@ impl State {
             if held {
                 *over = Some(why);
                 if why != Loss::Released {
-                    // Who waits here need not wait for the guard to be dropped; before anybody is told of the loss, who
-                    // may want the place.
+                    // Before anybody is told, who may want the place or look at the numbers. Who waits here need not wait
+                    // for the guard to be dropped.
                     drop(self.take_place());
+                    self.recorder.count(LockEvent::Lost);
                 }
             }
             held
         });
         if ended && why != Loss::Released {
-            self.recorder.count(LockEvent::Lost);
             tracing::warn!(target: "larder", key = %self.hold.key(), %why, "a lock is lost");
         }
         ended
@@ -138,11 +138,9 @@ impl State {
     async fn run<F: Future>(self: &Arc<Self>, work: F) -> Result<F::Output> {
         let mut lost = pin!(self.lost());
         let mut work = pin!(work);
-        poll_fn(|cx| {
-            match lost.as_mut().poll(cx) {
-                Poll::Ready(loss) => Poll::Ready(Err(self.gone(loss))),
-                Poll::Pending => work.as_mut().poll(cx).map(Ok),
-            }
+        poll_fn(|cx| match lost.as_mut().poll(cx) {
+            Poll::Ready(loss) => Poll::Ready(Err(self.gone(loss))),
+            Poll::Pending => work.as_mut().poll(cx).map(Ok),
         })
         .await
     }
