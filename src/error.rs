@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Closed,
     /// The server refused the credentials, or wants some.
     Auth,
+    /// The server cannot be trusted: its certificate is not good, or it does not speak TLS. Nothing was sent to it.
+    Tls,
     /// The server's ACL forbids the command or the key.
     Permission,
     /// The deadline of the call passed.
@@ -68,6 +70,7 @@ impl ErrorKind {
             Self::InvalidInput | Self::Config | Self::Unsupported | Self::Load => "",
             Self::NotInitialized => "call larder::init(config).await first",
             Self::Closed => "create a new client",
+            Self::Tls => "check the certificates of both sides, and the port",
             Self::Auth => "check the username and the password",
             Self::Permission => "grant the ACL user this command and key",
             Self::Timeout => "check the server's load, or raise the deadline",
@@ -94,6 +97,7 @@ impl ErrorKind {
             | Self::Config
             | Self::NotInitialized
             | Self::Closed
+            | Self::Tls
             | Self::Overloaded
             | Self::Encode
             | Self::Load

@@ -14,8 +14,13 @@ use crate::lock::Locks;
 use crate::op::Op;
 use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{AnyProvider, CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
-use crate::store::url::{self, Target};
-use crate::store::{Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store, Wakeups};
+#[cfg(feature = "tls")]
+use crate::store::tls::Tls;
+use crate::store::url::{self, Address, RedisTarget, Target};
+use crate::store::{
+    AnyCredentials, CredentialsProvider, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store,
+    Wakeups,
+};
 
 /// How long a call may take altogether unless it is told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(1);
@@ -43,6 +48,10 @@ pub struct Builder {
     url: Option<SecretString>,
     store: Option<Made>,
     tracking: Option<SecretString>,
+    credentials: Option<Arc<dyn AnyCredentials>>,
+    sentinel_credentials: Option<Arc<dyn AnyCredentials>>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
     deadline: Option<Duration>,
     connect_timeout: Option<Duration>,
     connections: Option<usize>,
@@ -59,6 +68,7 @@ type Setting = (&'static str, fn(&Builder) -> bool);
 
 const MAX_BYTES: Setting = ("max_bytes", |builder| builder.max_bytes.is_some());
 const CONNECTIONS_SET: Setting = ("connections", |builder| builder.connections.is_some());
+const CREDENTIALS: Setting = ("credentials", |builder| builder.credentials.is_some());
 const CONNECT: Setting = ("connect_timeout", |builder| builder.connect_timeout.is_some());
 
 /// A store that the caller brought.
@@ -74,6 +84,10 @@ impl Builder {
             url: None,
             store: None,
             tracking: None,
+            credentials: None,
+            sentinel_credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             deadline: None,
             connect_timeout: None,
             connections: None,
@@ -109,6 +123,28 @@ impl Builder {
     /// none.
     pub fn tracking(mut self, url: impl Into<String>) -> Self {
         self.tracking = Some(SecretString::from(url.into()));
+        self
+    }
+
+    /// Who we are at the server, asked for every connection, in place of what the URL says. For the connections that larder
+    /// opens; of a session provider only what [`tracking`](Self::tracking) opens. Defaults to the URL's user and password.
+    pub fn credentials(mut self, provider: impl CredentialsProvider) -> Self {
+        self.credentials = Some(Arc::new(provider));
+        self
+    }
+
+    /// Who we are at the sentinels of a URL `redis+sentinel://`; its user and password are those of the servers that they
+    /// watch. Defaults to nobody.
+    pub fn sentinel_credentials(mut self, provider: impl CredentialsProvider) -> Self {
+        self.sentinel_credentials = Some(Arc::new(provider));
+        self
+    }
+
+    /// Settings of TLS for a URL `rediss://`; what the URL itself says of certificates is not used then. Defaults to the roots
+    /// of the operating system.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -264,6 +300,7 @@ impl Builder {
         let redis = match told {
             None => RedisStore::over_any(provider),
             Some(Ok(Target::Redis(target))) => {
+                let Some(target) = self.reached(target, mistakes) else { return };
                 let patience = self.connect_timeout.or(target.options.connect_timeout);
                 let patience = patience.unwrap_or(CONNECT_TIMEOUT);
                 RedisStore::over_and_told(provider, target, patience)
@@ -280,6 +317,45 @@ impl Builder {
         self.store = Some(Made::Redis(redis));
     }
 
+    /// A server with what the code says of it beside its URL.
+    fn reached(&self, mut target: RedisTarget, mistakes: &mut Vec<String>) -> Option<RedisTarget> {
+        if let Some(credentials) = &self.credentials {
+            if target.username.is_some() || target.password.is_some() {
+                mistakes.push("both the URL and a provider give credentials; keep one".to_owned());
+            }
+            target.credentials = Some(Arc::clone(credentials));
+        }
+        if let Some(credentials) = &self.sentinel_credentials {
+            match &mut target.address {
+                // Nobody else has it yet.
+                Address::Sentinels(sentinels) => {
+                    if let Some(sentinels) = Arc::get_mut(sentinels) {
+                        sentinels.with_credentials(credentials);
+                    }
+                }
+                _ => mistakes.push(
+                    "sentinel_credentials is set and the URL is not redis+sentinel://; leave it out"
+                        .to_owned(),
+                ),
+            }
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            match &mut target.tls {
+                Some(of_url) => *of_url = tls.clone(),
+                None => mistakes
+                    .push("tls is set and the URL is not rediss://; change one of them".to_owned()),
+            }
+        }
+        match target.secure() {
+            Ok(()) => Some(target),
+            Err(more) => {
+                mistakes.extend(more);
+                None
+            }
+        }
+    }
+
     /// Settings that mean nothing to the store at hand are mistakes: who set them expected something.
     /// `max_connections` is none: a store without connections keeps within every bound.
     fn idle(&self, settings: &[Setting], store: &str, mistakes: &mut Vec<String>) {
@@ -294,7 +370,7 @@ impl Builder {
     fn fill_in(&mut self, target: Target, mistakes: &mut Vec<String>) {
         match target {
             Target::Memory { max_bytes } => {
-                self.idle(&[CONNECTIONS_SET, CONNECT], "the embedded store", mistakes);
+                self.idle(&[CONNECTIONS_SET, CONNECT, CREDENTIALS], "the embedded store", mistakes);
                 let store = match self.max_bytes.or(max_bytes) {
                     Some(bytes) => MemoryStore::with_max_bytes(bytes),
                     None => MemoryStore::new(),
@@ -303,6 +379,7 @@ impl Builder {
             }
             Target::Redis(target) => {
                 self.idle(&[MAX_BYTES], "a server", mistakes);
+                let Some(target) = self.reached(target, mistakes) else { return };
                 let options = &target.options;
                 self.deadline = self.deadline.or(options.deadline);
                 let most = self.max_connections.or(options.max_connections);

@@ -35,7 +35,7 @@ pub(crate) struct Locks {
     pub(super) store: Arc<dyn Store>,
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) recorder: Arc<LockRecorder>,
-    lines: Arc<Lines>,
+    pub(super) lines: Arc<Lines>,
 }
 
 impl Locks {

@@ -100,14 +100,17 @@ impl State {
             let held = over.is_none();
             if held {
                 *over = Some(why);
+                if why != Loss::Released {
+                    // Before anybody is told, who may want the place or look at the numbers. Who waits here need not wait
+                    // for the guard to be dropped.
+                    drop(self.take_place());
+                    self.recorder.count(LockEvent::Lost);
+                }
             }
             held
         });
         if ended && why != Loss::Released {
-            self.recorder.count(LockEvent::Lost);
             tracing::warn!(target: "larder", key = %self.hold.key(), %why, "a lock is lost");
-            // Who waits here need not wait for the guard to be dropped.
-            drop(self.take_place());
         }
         ended
     }
@@ -116,7 +119,7 @@ impl State {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn lost(self: &Arc<Self>) -> impl Future<Output = Loss> + Send + use<> {
+    fn lost(self: &Arc<Self>) -> impl Future<Output = Loss> + Send + 'static + use<> {
         let mut over = self.over.subscribe();
         // The sender lives as long as this future.
         let state = Arc::clone(self);
@@ -135,11 +138,9 @@ impl State {
     async fn run<F: Future>(self: &Arc<Self>, work: F) -> Result<F::Output> {
         let mut lost = pin!(self.lost());
         let mut work = pin!(work);
-        poll_fn(|cx| {
-            match lost.as_mut().poll(cx) {
-                Poll::Ready(loss) => Poll::Ready(Err(self.gone(loss))),
-                Poll::Pending => work.as_mut().poll(cx).map(Ok),
-            }
+        poll_fn(|cx| match lost.as_mut().poll(cx) {
+            Poll::Ready(loss) => Poll::Ready(Err(self.gone(loss))),
+            Poll::Pending => work.as_mut().poll(cx).map(Ok),
         })
         .await
     }
@@ -265,7 +266,7 @@ impl LockGuard {
     }
 
     /// Ends when the lock is not held any more, and says why. It does not borrow the guard, and ends with it too.
-    pub fn lost(&self) -> impl Future<Output = Loss> + Send + use<> {
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static + use<> {
         self.state.lost()
     }
 
@@ -357,7 +358,7 @@ impl LockWatcher {
     }
 
     /// As [`LockGuard::lost`].
-    pub fn lost(&self) -> impl Future<Output = Loss> + Send + use<> {
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static + use<> {
         self.0.lost()
     }
 

@@ -94,8 +94,7 @@ impl Hold for Single {
             expiry: self.expiry,
             shared: self.shared,
         };
-        let copying =
-            self.replicas.map_or(Duration::ZERO, |(_, within)| within.as_duration());
+        let copying = self.replicas.map_or(Duration::ZERO, |(_, within)| within.as_duration());
         let batch = self.replicated("renew_lock", op).timeout(within + copying);
         Box::pin(async move {
             let mut results = self.store.run(batch).await?.into_results().into_iter();

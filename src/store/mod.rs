@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use crate::error::Result;
 use crate::op::{Batch, Replies};
 
+mod credentials;
 mod deadline;
 mod gate;
 mod layer;
@@ -15,9 +16,13 @@ mod observe;
 pub(crate) mod redis;
 mod retry;
 pub(crate) mod runtime;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 pub(crate) mod url;
 mod wake;
 
+pub(crate) use credentials::AnyCredentials;
+pub use credentials::{Credentials, CredentialsProvider};
 pub(crate) use deadline::Deadline;
 pub(crate) use gate::Gate;
 pub(crate) use layer::{Layer, Stack};

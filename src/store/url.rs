@@ -8,15 +8,25 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use super::AnyCredentials;
+#[cfg(feature = "tls")]
+use super::tls::{Connector, Tls};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The port of a server that names none.
 pub(crate) const DEFAULT_PORT: u16 = 6379;
+
+/// The port of a sentinel that names none.
+const SENTINEL_PORT: u16 = 26_379;
 
 /// Redis keeps the number of databases in an `int`; how many there are is the server's to say.
 pub(crate) const DB_RANGE: RangeInclusive<u64> = 0..=i32::MAX as u64;
@@ -29,6 +39,9 @@ pub(crate) const CONNECTIONS_RANGE: RangeInclusive<u64> = 1..=u16::MAX as u64;
 
 const REDIS_OPTIONS: [&str; 4] =
     ["deadline_ms", "connect_timeout_ms", "max_connections", "connections"];
+#[cfg(feature = "tls")]
+const REDISS_OPTIONS: [&str; 7] =
+    ["deadline_ms", "connect_timeout_ms", "max_connections", "connections", "ca", "cert", "key"];
 const UNIX_OPTIONS: [&str; 5] =
     ["db", "deadline_ms", "connect_timeout_ms", "max_connections", "connections"];
 const MEMORY_OPTIONS: [&str; 1] = ["max_bytes"];
@@ -52,6 +65,54 @@ pub(crate) struct RedisTarget {
     pub(crate) password: Option<SecretString>,
     pub(crate) db: i64,
     pub(crate) options: UrlOptions,
+    /// Gives other credentials than those above, for each connection.
+    pub(crate) credentials: Option<Arc<dyn AnyCredentials>>,
+    /// The settings of TLS, if it is to be used.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
+    /// What they come to.
+    #[cfg(feature = "tls")]
+    pub(crate) connector: Option<Connector>,
+}
+
+impl RedisTarget {
+    fn new(
+        address: Address,
+        (username, password): Credentials,
+        db: i64,
+        options: UrlOptions,
+    ) -> Self {
+        Self {
+            address,
+            username,
+            password,
+            db,
+            options,
+            credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            connector: None,
+        }
+    }
+
+    /// Reads the files that TLS needs, if it is to be used. To be called before anything is connected.
+    ///
+    /// # Errors
+    /// Every mistake.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
+        if let (Some(tls), Address::Tcp { host, .. }) = (&self.tls, &self.address) {
+            self.connector = Some(tls.connector(host)?);
+        }
+        Ok(())
+    }
+
+    /// Without the feature `tls` no URL asks for it.
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
+        Ok(())
+    }
 }
 
 /// Where a server listens. `Display` is `host:port`, `[v6]:port` or `unix:path`.
@@ -61,6 +122,75 @@ pub(crate) enum Address {
     Tcp { host: String, port: u16 },
     /// The path of a socket.
     Unix(PathBuf),
+    /// Where sentinels say that the primary is.
+    Sentinels(Arc<Sentinels>),
+}
+
+/// A group of sentinels, and the name of the primary that they watch.
+pub(crate) struct Sentinels {
+    /// Each as a server of its own, with the credentials that it wants.
+    pub(crate) targets: Vec<Arc<RedisTarget>>,
+    pub(crate) primary: String,
+    /// The primary that was replaced last, and when they said so.
+    pub(crate) replaced: watch::Sender<Option<(Address, Instant)>>,
+    /// The task that listens to them.
+    listening: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Sentinels {
+    fn new(targets: Vec<Arc<RedisTarget>>, primary: String) -> Self {
+        Self { targets, primary, replaced: watch::Sender::new(None), listening: Mutex::new(None) }
+    }
+
+    pub(crate) fn listening(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        // Nothing that can panic runs under this lock.
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Sentinels {
+    fn drop(&mut self) {
+        if let Some(task) = self.listening().take() {
+            task.abort();
+        }
+    }
+}
+
+impl Sentinels {
+    /// Who we are at the sentinels, whom the servers' credentials do not concern.
+    pub(crate) fn with_credentials(&mut self, credentials: &Arc<dyn AnyCredentials>) {
+        for target in &mut self.targets {
+            if let Some(target) = Arc::get_mut(target) {
+                target.credentials = Some(Arc::clone(credentials));
+            }
+        }
+    }
+}
+
+impl PartialEq for Sentinels {
+    fn eq(&self, other: &Self) -> bool {
+        let addresses = |one: &Self| -> Vec<String> {
+            one.targets.iter().map(|target| target.address.to_string()).collect()
+        };
+        self.primary == other.primary && addresses(self) == addresses(other)
+    }
+}
+
+impl Eq for Sentinels {}
+
+impl fmt::Debug for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, target) in self.targets.iter().enumerate() {
+            write!(f, "{}{}", if at > 0 { "," } else { "" }, target.address)?;
+        }
+        write!(f, "/{}", self.primary)
+    }
 }
 
 /// The options behind the `?` of a Redis URL.
@@ -88,14 +218,26 @@ impl Target {
         }
         let target = match scheme.to_ascii_lowercase().as_str() {
             "memory" => memory(rest, &mut mistakes),
-            "redis" => redis(rest, &mut mistakes).map(Self::Redis),
+            "redis" => {
+                redis(rest, &REDIS_OPTIONS, &mut mistakes).map(|(target, _)| Self::Redis(target))
+            }
+            #[cfg(feature = "tls")]
+            "rediss" => rediss(rest, &mut mistakes).map(Self::Redis),
+            #[cfg(not(feature = "tls"))]
+            "rediss" => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "rediss:// needs TLS; build larder with its feature `tls`",
+                ));
+            }
             "redis+unix" => unix(rest, &mut mistakes).map(Self::Redis),
-            later @ ("rediss" | "redis+cluster" | "redis+sentinel") => {
+            "redis+sentinel" => sentinels(rest, &mut mistakes).map(Self::Redis),
+            later @ "redis+cluster" => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     format!(
                         "store URLs of the scheme {later}:// come in a later version of larder; \
-                         this one takes memory://, redis:// and redis+unix://"
+                         this one takes memory://, redis://, rediss://, redis+unix:// and redis+sentinel://"
                     ),
                 ));
             }
@@ -111,8 +253,8 @@ impl Target {
     }
 }
 
-const KNOWN_SCHEMES: &str = "known are memory://, redis://, redis+unix://, and for later versions \
-                             rediss://, redis+cluster:// and redis+sentinel://";
+const KNOWN_SCHEMES: &str = "known are memory://, redis://, rediss://, redis+unix://, redis+sentinel://, \
+                             and for later versions redis+cluster://";
 
 fn config(mistakes: &[Cow<'static, str>]) -> Error {
     Error::new(ErrorKind::Config, format!("the store URL is wrong: {}", mistakes.join("; ")))
@@ -210,7 +352,29 @@ const RAW_SEPARATOR: &str = "an `@` stands behind the first `/`, `?` or `#`; per
                              characters in the username and the password (`/` is %2F, `?` is %3F, \
                              `#` is %23, `@` is %40)";
 
-fn redis(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
+/// A server over TLS. Verification cannot be switched off in a URL.
+#[cfg(feature = "tls")]
+fn rediss(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
+    let (mut target, files) = redis(rest, &REDISS_OPTIONS, mistakes)?;
+    let mut tls = Tls::new();
+    let file = |name: &str| files.iter().find(|(found, _)| *found == name).map(|(_, path)| path);
+    if let Some(ca) = file("ca") {
+        tls = tls.ca_file(ca);
+    }
+    match (file("cert"), file("key")) {
+        (Some(certificate), Some(key)) => tls = tls.identity_files(certificate, key),
+        (None, None) => {}
+        _ => mistakes.add("`cert` and `key` go together: a certificate and the file of its key"),
+    }
+    target.tls = Some(tls);
+    Some(target)
+}
+
+fn redis<'a>(
+    rest: &'a str,
+    known: &[&str],
+    mistakes: &mut Mistakes,
+) -> Option<(RedisTarget, Vec<(&'a str, String)>)> {
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     if rest[authority_end..].contains('@') {
         mistakes.add(RAW_SEPARATOR);
@@ -222,16 +386,60 @@ fn redis(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
         None => ("", parts.authority),
     };
     let credentials = credentials(userinfo, mistakes);
-    let address = host_and_port_of(host_and_port, mistakes);
+    let address = host_and_port_of(host_and_port, DEFAULT_PORT, mistakes);
     let db = match parts.path.strip_prefix('/').unwrap_or("") {
         "" => Some(0),
         text => mistakes.number("the database (the path)", text, DB_RANGE),
     };
     // What looks like an option can be the end of a password, if the host was forgotten.
-    let options =
-        Options::read(parts.query, &REDIS_OPTIONS, address.is_some(), mistakes).finish(mistakes);
-    let (username, password) = credentials?;
-    Some(RedisTarget { address: address?, username, password, db: db? as i64, options })
+    let options = Options::read(parts.query, known, address.is_some(), mistakes);
+    let texts = options.0.clone();
+    let options = options.finish(mistakes);
+    Some((RedisTarget::new(address?, credentials?, db? as i64, options), texts))
+}
+
+/// Sentinels by their hosts, the name of the primary, and perhaps a database. The credentials are those of the servers
+/// that they watch.
+fn sentinels(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    if rest[authority_end..].contains('@') {
+        mistakes.add(RAW_SEPARATOR);
+        return None;
+    }
+    let parts = Parts::split(rest, mistakes);
+    let (userinfo, hosts) = match parts.authority.rsplit_once('@') {
+        Some((userinfo, hosts)) => (userinfo, hosts),
+        None => ("", parts.authority),
+    };
+    let credentials = credentials(userinfo, mistakes);
+    let addresses: Vec<Option<Address>> =
+        hosts.split(',').map(|host| host_and_port_of(host, SENTINEL_PORT, mistakes)).collect();
+    let understood = addresses.iter().all(Option::is_some);
+    let mut path = parts.path.strip_prefix('/').unwrap_or("").split('/');
+    let primary = mistakes.decode("the name of the primary", path.next().unwrap_or(""));
+    if primary.as_ref().is_some_and(String::is_empty) {
+        mistakes.add(
+            "the name of the primary that the sentinels watch is missing; write \
+             redis+sentinel://h1,h2,h3/name",
+        );
+    }
+    let db = match path.next().unwrap_or("") {
+        "" => Some(0),
+        text => mistakes.number("the database (behind the name)", text, DB_RANGE),
+    };
+    if path.next().is_some() {
+        mistakes.add("behind the name of the primary may stand a database, nothing else");
+    }
+    let options = Options::read(parts.query, &REDIS_OPTIONS, understood, mistakes).finish(mistakes);
+    let nobody = || (None, None);
+    let targets = addresses
+        .into_iter()
+        .map(|address| {
+            Some(Arc::new(RedisTarget::new(address?, nobody(), 0, UrlOptions::default())))
+        })
+        .collect::<Option<Vec<_>>>()?;
+    let address = Address::Sentinels(Arc::new(Sentinels::new(targets, primary?)));
+    Some(RedisTarget::new(address, credentials?, db? as i64, options))
 }
 
 fn unix(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
@@ -259,14 +467,7 @@ fn unix(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
     let mut options = Options::read(parts.query, &UNIX_OPTIONS, host.is_empty(), mistakes);
     let db = options.number("db", DB_RANGE, mistakes).unwrap_or(0);
     let options = options.finish(mistakes);
-    let (username, password) = credentials?;
-    Some(RedisTarget {
-        address: Address::Unix(path?.into()),
-        username,
-        password,
-        db: db as i64,
-        options,
-    })
+    Some(RedisTarget::new(Address::Unix(path?.into()), credentials?, db as i64, options))
 }
 
 type Credentials = (Option<String>, Option<SecretString>);
@@ -301,7 +502,7 @@ fn credentials(userinfo: &str, mistakes: &mut Mistakes) -> Option<Credentials> {
     Some((named.then_some(username), password))
 }
 
-fn host_and_port_of(text: &str, mistakes: &mut Mistakes) -> Option<Address> {
+fn host_and_port_of(text: &str, default: u16, mistakes: &mut Mistakes) -> Option<Address> {
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let Some((host, port)) = bracketed.split_once(']') else {
             mistakes.add("the IPv6 address has no closing bracket; write [::1]:6379");
@@ -341,7 +542,7 @@ fn host_and_port_of(text: &str, mistakes: &mut Mistakes) -> Option<Address> {
         (host, port)
     };
     let port = match port {
-        None => DEFAULT_PORT,
+        None => default,
         Some(port) => mistakes.number("the port", port, 1..=u16::MAX.into())? as u16,
     };
     Some(Address::Tcp { host: host.to_owned(), port })
@@ -446,6 +647,12 @@ pub(crate) fn build(
             let path = utf8_percent_encode(&path, PATH_ENCODED);
             format!("redis+unix://{userinfo}{path}?db={db}")
         }
+        Address::Sentinels(sentinels) => {
+            let hosts: Vec<_> =
+                sentinels.targets.iter().map(|target| target.address.to_string()).collect();
+            let primary = utf8_percent_encode(&sentinels.primary, ENCODED);
+            format!("redis+sentinel://{userinfo}{}/{primary}/{db}", hosts.join(","))
+        }
     })
 }
 
@@ -469,6 +676,7 @@ impl fmt::Display for Address {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Sentinels(sentinels) => write!(f, "sentinels {sentinels}"),
         }
     }
 }

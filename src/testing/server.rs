@@ -41,6 +41,8 @@ const PORTS: std::ops::Range<u16> = 12_000..32_000;
 pub struct RedisServer {
     config: RedisServerBuilder,
     port: u16,
+    // Zero unless it speaks TLS.
+    tls_port: u16,
     dir: PathBuf,
     // Empty between `kill` and `restart`.
     child: Option<Child>,
@@ -53,6 +55,17 @@ pub struct RedisServerBuilder {
     password: Option<String>,
     unix_socket: bool,
     cluster: bool,
+    tls: Option<TlsFiles>,
+    // Of a sentinel: the name and the port of the primary that it watches, and how many have to agree.
+    watches: Option<(String, u16, usize)>,
+}
+
+/// The texts of the files that a server needs for TLS, in PEM.
+#[derive(Clone)]
+struct TlsFiles {
+    certificate: String,
+    key: String,
+    clients: Option<String>,
 }
 
 impl std::fmt::Debug for RedisServerBuilder {
@@ -62,6 +75,7 @@ impl std::fmt::Debug for RedisServerBuilder {
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("unix_socket", &self.unix_socket)
             .field("cluster", &self.cluster)
+            .field("tls", &self.tls.is_some())
             .finish()
     }
 }
@@ -92,6 +106,25 @@ impl RedisServerBuilder {
         self
     }
 
+    /// Speaks TLS on a second port, with this certificate and key in PEM; from clients it wants a certificate by
+    /// `clients`, if that is given. Defaults to no.
+    pub fn tls(
+        mut self,
+        certificate: impl Into<String>,
+        key: impl Into<String>,
+        clients: Option<String>,
+    ) -> Self {
+        self.tls = Some(TlsFiles { certificate: certificate.into(), key: key.into(), clients });
+        self
+    }
+
+    /// A sentinel that watches the primary at `port` of this machine under a name, and begins a failover when `quorum`
+    /// sentinels have not seen it for half a second. Defaults to no.
+    pub fn sentinel(mut self, name: impl Into<String>, port: u16, quorum: usize) -> Self {
+        self.watches = Some((name.into(), port, quorum));
+        self
+    }
+
     /// Starts the server and waits until it answers.
     ///
     /// # Panics
@@ -100,14 +133,18 @@ impl RedisServerBuilder {
         let name = format!("larder-test-{}", uuid::Uuid::now_v7().simple());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).expect("the directory for temporary files is not writable");
-        let mut server = RedisServer { config: self, port: 0, dir, child: None };
+        let mut server = RedisServer { config: self, port: 0, tls_port: 0, dir, child: None };
         let end = Instant::now() + PATIENCE;
         loop {
             server.port = free_port();
+            if server.config.tls.is_some() {
+                server.tls_port = free_port();
+            }
             server.spawn();
             if server.answers(end).await {
                 break;
             }
+            _ = fs::remove_file(server.dir.join("sentinel.conf"));
             assert!(Instant::now() < end, "redis-server did not start: {}", server.log());
         }
         if server.config.cluster {
@@ -146,6 +183,17 @@ impl RedisServer {
         } else {
             format!("redis://{login}127.0.0.1:{}", self.port)
         }
+    }
+
+    /// The URL for a client that speaks TLS.
+    ///
+    /// # Panics
+    /// If the server does not.
+    pub fn tls_url(&self) -> String {
+        assert_ne!(self.tls_port, 0, "this server does not speak TLS");
+        self.url()
+            .replace("redis://", "rediss://")
+            .replace(&format!(":{}", self.port), &format!(":{}", self.tls_port))
     }
 
     /// The TCP port.
@@ -253,6 +301,12 @@ impl RedisServer {
     fn spawn(&mut self) {
         let binary = std::env::var_os("LARDER_REDIS_SERVER").unwrap_or("redis-server".into());
         let mut command = Command::new(&binary);
+        if self.config.watches.is_some() {
+            // A sentinel writes what it learns into its file, which therefore outlives a restart.
+            command.arg(self.sentinel_file()).arg("--sentinel");
+            self.start_process(command, &binary);
+            return;
+        }
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--logfile", "redis.log", "--dir"])
@@ -269,7 +323,40 @@ impl RedisServer {
             command.args(["--cluster-enabled", "yes", "--cluster-port", &bus]);
             command.args(["--cluster-announce-ip", "127.0.0.1"]);
         }
+        if let Some(tls) = &self.config.tls {
+            let file = |name: &str, text: &str| {
+                let path = self.dir.join(name);
+                fs::write(&path, text).expect("the server's directory is writable");
+                path
+            };
+            command.args(["--tls-port", &self.tls_port.to_string(), "--tls-auth-clients"]);
+            command.arg(if tls.clients.is_some() { "yes" } else { "no" });
+            command.arg("--tls-cert-file").arg(file("server.pem", &tls.certificate));
+            command.arg("--tls-key-file").arg(file("server.key", &tls.key));
+            let clients = tls.clients.as_ref().unwrap_or(&tls.certificate);
+            command.arg("--tls-ca-cert-file").arg(file("clients.pem", clients));
+        }
         command.args(&self.config.args);
+        self.start_process(command, &binary);
+    }
+
+    fn sentinel_file(&self) -> PathBuf {
+        let path = self.dir.join("sentinel.conf");
+        if let (Some((name, watched, quorum)), false) = (&self.config.watches, path.exists()) {
+            let lines = [
+                format!("bind 127.0.0.1\nport {}", self.port),
+                format!("dir {}\nlogfile redis.log", self.dir.display()),
+                format!("sentinel monitor {name} 127.0.0.1 {watched} {quorum}"),
+                format!("sentinel down-after-milliseconds {name} 500"),
+                format!("sentinel failover-timeout {name} 3000"),
+                format!("sentinel parallel-syncs {name} 1\n"),
+            ];
+            fs::write(&path, lines.join("\n")).expect("the server's directory is writable");
+        }
+        path
+    }
+
+    fn start_process(&mut self, mut command: Command, binary: &std::ffi::OsStr) {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| {
             panic!(

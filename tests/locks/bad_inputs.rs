@@ -153,7 +153,8 @@ async fn a_lock_that_was_taken_unheard_counts_from_when_it_was_taken() {
     let proxy = FaultProxy::start(server.addr()).await;
     let deadline = Duration::from_millis(200);
     let cache = CacheClient::builder().url(proxy.url()).deadline(deadline).build().unwrap();
-    let lock = cache.lock("unheard").lease(Duration::from_secs(3)).renew_every(Duration::from_secs(1));
+    let lock =
+        cache.lock("unheard").lease(Duration::from_secs(3)).renew_every(Duration::from_secs(1));
     lock.acquire().await.unwrap().release().await.unwrap();
     for _ in 0..3 {
         let mut direct = server.connect().await;

@@ -172,7 +172,8 @@ async fn two_guards_of_one_name_are_never_both_valid() {
                 // A connection each: others are killed.
                 let mut connection = RawConnection::connect(addr).await.unwrap();
                 let answer = connection.command(&["SCRIPT", "FLUSH"]).await;
-                flushes += u64::from(answer.is_ok_and(|answer| answer.text().as_deref() == Some("OK")));
+                flushes +=
+                    u64::from(answer.is_ok_and(|answer| answer.text().as_deref() == Some("OK")));
             }
             flushes
         }
@@ -199,7 +200,8 @@ async fn two_guards_of_one_name_are_never_both_valid() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_guards_are_never_both_valid_over_a_server_that_is_killed_and_keeps_what_it_confirmed() {
+async fn two_guards_are_never_both_valid_over_a_server_that_is_killed_and_keeps_what_it_confirmed()
+{
     let _turn = alone().await;
     let mut contest = Contest::over(durable().await).await;
     let (started, count) = (Instant::now(), times(20_000));

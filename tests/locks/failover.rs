@@ -105,7 +105,11 @@ async fn a_failover_can_give_a_lock_to_two_unless_the_replica_acknowledged_it() 
         near.regressed + away.regressed + safe.regressed
     );
     assert!(away.overlaps > 0, "the fault did not happen: {away:?}");
-    assert_eq!((safe.overlaps, safe.refused), (0, safe.rounds), "the sole replica knew of the lock");
+    assert_eq!(
+        (safe.overlaps, safe.refused),
+        (0, safe.rounds),
+        "the sole replica knew of the lock"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,8 +4,11 @@
 mod bad_inputs;
 mod exclusion;
 mod failover;
+mod fencing;
 mod guards;
+mod leader;
 mod loss;
+mod quorum;
 mod releases;
 mod renewals;
 mod sharing;

@@ -140,12 +140,16 @@ async fn an_acquire_that_is_dropped_at_any_await_leaves_nothing_longer_than_its_
                     let polls = fastrand::u32(1..if contended { 12 } else { 8 });
                     let at_once = fastrand::bool();
                     let got = match number % 4 {
-                        3 => polled(lock.try_acquire(), polls, at_once).await.map(|got| got.map(drop)),
+                        3 => polled(lock.try_acquire(), polls, at_once)
+                            .await
+                            .map(|got| got.map(drop)),
                         _ => polled(lock.acquire(), polls, at_once).await.map(|got| got.map(drop)),
                     };
                     if contended {
                         let theirs = ["GET", &key];
-                        if direct.command(&theirs).await.unwrap().text().as_deref() == Some("theirs") {
+                        if direct.command(&theirs).await.unwrap().text().as_deref()
+                            == Some("theirs")
+                        {
                             direct.command(&["DEL", &key]).await.unwrap();
                         }
                     }
@@ -199,7 +203,8 @@ async fn a_guard_that_is_released_dropped_unwound_or_aborted_renews_no_more() {
                 let mut seen = Vec::new();
                 for number in 0..times(400) / AT_ONCE + 1 {
                     let name = format!("g{task}-{number}-{end:?}");
-                    let lock = cache.lock(&name).lease(LEASE).renew_every(Duration::from_millis(10));
+                    let lock =
+                        cache.lock(&name).lease(LEASE).renew_every(Duration::from_millis(10));
                     let guard = lock.acquire().await.unwrap();
                     // A renewal is due, under way or done.
                     let pause = Duration::from_micros(fastrand::u64(..40_000));

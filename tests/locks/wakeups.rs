@@ -71,11 +71,15 @@ async fn a_hundred_who_wait_take_the_lock_one_after_the_other_as_it_comes_free()
     let _turn = alone().await;
     let server = RedisServer::start().await;
     let clients = clients(&server, 4).await;
-    for (what, fair) in [("100 waiters of 4 clients", false), ("100 waiters of 4 clients, fair", true)] {
+    for (what, fair) in
+        [("100 waiters of 4 clients", false), ("100 waiters of 4 clients, fair", true)]
+    {
         let mut waits = Vec::new();
         for round in 0..times(50) {
-            let locks: Vec<_> =
-                clients.iter().map(|cache| cache.lock(format!("{fair}-{round}")).fair(fair)).collect();
+            let locks: Vec<_> = clients
+                .iter()
+                .map(|cache| cache.lock(format!("{fair}-{round}")).fair(fair))
+                .collect();
             waits.extend(hand_over(&locks, 100).await);
         }
         let (p99, _) = figure(what, waits);
@@ -200,7 +204,10 @@ async fn a_release_between_a_try_and_its_wait_is_not_missed() {
         assert!(guard.release().await.unwrap());
         contended = clients[1].stats().locks.contended;
     }
-    println!("P26: released around the try: {contended} of {} tries had found it held", times(10_000));
+    println!(
+        "P26: released around the try: {contended} of {} tries had found it held",
+        times(10_000)
+    );
     let (p99, _) = figure("released around the try", took);
     assert!(contended > 0 && contended < times(10_000) && p99 < WOKEN);
 }
@@ -212,7 +219,11 @@ async fn those_who_wait_cost_next_to_nothing() {
     let mut direct = server.connect().await;
     let clients = clients(&server, 4).await;
     let shared = clients[0].lock("shared").shared().acquire().await.unwrap();
-    let cases = [("plain", "plain", false), ("fair", "fair", true), ("behind a shared one", "shared", false)];
+    let cases = [
+        ("plain", "plain", false),
+        ("fair", "fair", true),
+        ("behind a shared one", "shared", false),
+    ];
     let mut guards = vec![shared];
     for (what, name, fair) in cases {
         if name != "shared" {
@@ -236,7 +247,9 @@ async fn those_who_wait_cost_next_to_nothing() {
         let share = (cpu_time() - cpu).as_secs_f64() / 2.0 * 100.0;
         tasks.abort_all();
         while tasks.join_next().await.is_some() {}
-        println!("P26: 100 waiters of 4 clients for 2 s, {what}: {asked} tries and renewals, {share:.1} % of a processor");
+        println!(
+            "P26: 100 waiters of 4 clients for 2 s, {what}: {asked} tries and renewals, {share:.1} % of a processor"
+        );
         assert!(asked < 200, "{what}: they wake each other up, {asked} tries");
         assert!(share < 25.0, "{what}: {share} %");
     }

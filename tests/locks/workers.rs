@@ -77,8 +77,7 @@ impl Worker {
 
     async fn signal(&self, signal: &str) {
         let pid = self.pid();
-        let sent =
-            Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().await;
+        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().await;
         assert!(sent.unwrap().success(), "SIG{signal} could not be sent");
     }
 
