@@ -352,6 +352,8 @@ async fn a_release_that_is_not_heard_is_sent_once_more() {
         let key = format!("lock:cut-{number}");
         gone(&mut direct, &key).await;
     }
-    println!("P24: {unheard} releases lost with their connection: sent once more, none waited for its lease of a minute");
+    println!(
+        "P24: {unheard} releases lost with their connection: sent once more, none waited for its lease of a minute"
+    );
     assert!(unheard > 0);
 }
