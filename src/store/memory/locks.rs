@@ -236,9 +236,11 @@ pub(super) fn fenced_set(
     let mark = key.fence();
     let (last, kept) = (get(space, clock, &mark)?, ttl(space, clock, &mark));
     let token = token.to_string();
-    if last.as_deref().and_then(written_token).is_some_and(|last| {
-        (last.len(), last) > (token.len(), token.as_bytes())
-    }) {
+    if last
+        .as_deref()
+        .and_then(written_token)
+        .is_some_and(|last| (last.len(), last) > (token.len(), token.as_bytes()))
+    {
         return Ok(false);
     }
     let lives = expiry.map(|expiry| Expiry::of_millis(expiry.as_millis().max(KEPT_MILLIS)));
