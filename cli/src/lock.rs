@@ -79,7 +79,7 @@ async fn acquire(cache: &CacheClient, args: &LockArgs) -> Result<Option<LockGuar
     if let Some(owner) = &args.owner {
         lock = lock.owner(owner);
     }
-    // A single try leaves nothing behind and needs one connection.
+    // A single try takes no place in a queue.
     if args.wait() == Duration::ZERO {
         return Ok(lock.try_acquire().await?);
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::CacheClient;
+use crate::error::Result;
 use crate::lock::QuorumLock;
 
 impl QuorumLock {
@@ -29,7 +30,7 @@ impl QuorumLock {
         clients: impl IntoIterator<Item = &'c CacheClient>,
         name: impl AsRef<str>,
     ) -> Self {
-        let servers: crate::Result<Vec<CacheClient>> =
+        let servers: Result<Vec<CacheClient>> =
             clients.into_iter().map(CacheClient::settled).collect();
         let same = servers.as_ref().ok().and_then(|servers| same(servers));
         let locks = servers

@@ -90,10 +90,10 @@ mod tests {
         assert!(apart.is_some(), "who shares waits in another queue");
         let mut second = Box::pin(lines.line(&key, false).first());
         let mut third = Box::pin(lines.line(&key, false).first());
-        assert!((&mut second).now_or_never().is_none());
-        assert!((&mut third).now_or_never().is_none());
+        assert!(second.as_mut().now_or_never().is_none());
+        assert!(third.as_mut().now_or_never().is_none());
         drop(place);
-        assert!((&mut third).now_or_never().is_none());
+        assert!(third.as_mut().now_or_never().is_none());
         let place = second.await;
         drop(third);
         drop((place, apart));

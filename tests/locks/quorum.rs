@@ -283,9 +283,15 @@ async fn one_server_that_forgets_can_give_it_twice_until_the_next_renewal_as_the
     servers.0[3].kill().await;
     servers.0[4].kill().await;
     let renewal = Duration::from_secs(3);
-    let lock = QuorumLock::new(&servers.clients(), "q").lease(Duration::from_secs(12));
+    let clients = servers.clients();
+    let lock = QuorumLock::new(&clients, "q").lease(Duration::from_secs(12));
     let one = lock.renew_every(renewal).acquire().await.unwrap();
     for at in [3, 4] {
+        // It is not asked for the lock any more, and would be given it at the next renewal only.
+        until("the end of the try", async || {
+            clients[at].stats().operations.get("lock").is_some_and(|lock| lock.errors == 1)
+        })
+        .await;
         servers.0[at].restart().await;
     }
     // Nobody else can have it: two are no majority.
@@ -316,7 +322,7 @@ async fn what_a_dropped_call_may_have_taken_is_given_back_at_every_server() {
     let lock = QuorumLock::new(&servers.clients(), "q").lease(Duration::from_secs(60));
     let (mut dropped, mut done) = (0, 0);
     for _ in 0..100 {
-        let patience = Duration::from_micros(fastrand::u64(0..1500));
+        let patience = Duration::from_micros(fastrand::u64(0..6000));
         let acquiring = lock.acquire();
         tokio::select! {
             biased;
@@ -333,7 +339,7 @@ async fn what_a_dropped_call_may_have_taken_is_given_back_at_every_server() {
         "quorum: {dropped} calls dropped on their way, {done} done; every key gone {:.0?} later, of a lease of 60 s",
         begun.elapsed()
     );
-    assert!(dropped > 0);
+    assert!(dropped > 0 && done > 0);
     assert!(lock.try_acquire().await.unwrap().is_some());
 }
 
@@ -342,6 +348,10 @@ async fn embedded_stores_are_servers_too() {
     let stores: Vec<_> = (0..3).map(|_| CacheClient::memory()).collect();
     let lock = QuorumLock::new(&stores, "q").owner("host-7");
     let guard = lock.acquire().await.unwrap();
+    for store in &stores {
+        let owner = store.get_hash("larder:lock:{lock:q}", "owner").await.unwrap();
+        assert_eq!(owner.as_deref(), Some("host-7"));
+    }
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(guard.is_valid());
     assert!(lock.try_acquire().await.unwrap().is_none());
@@ -360,7 +370,6 @@ async fn embedded_stores_are_servers_too() {
     assert!(!guard.release().await.unwrap());
     for store in &stores {
         assert!(!store.key_exists("lock:q").await.unwrap());
-        assert_eq!(store.get_hash("larder:lock:{lock:q}", "owner").await.unwrap(), None);
     }
     let stats = (stores[0].stats().locks, stores[2].stats().locks);
     assert_eq!((stats.0.acquired, stats.0.lost, stats.0.refused_releases), (1, 1, 1));
