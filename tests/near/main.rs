@@ -7,8 +7,8 @@ mod lifetimes;
 mod losses;
 mod paused;
 mod pushes;
-mod replicas;
 mod removals;
+mod replicas;
 mod restarts;
 mod staleness;
 
