@@ -55,7 +55,7 @@ pub(crate) enum Target {
     /// The embedded store, with its byte budget.
     Memory { max_bytes: Option<u64> },
     /// A Redis or Valkey server.
-    Redis(RedisTarget),
+    Redis(Box<RedisTarget>),
 }
 
 /// A Redis or Valkey server, and who we are there. `Debug` hides the credentials.
@@ -218,11 +218,10 @@ impl Target {
         }
         let target = match scheme.to_ascii_lowercase().as_str() {
             "memory" => memory(rest, &mut mistakes),
-            "redis" => {
-                redis(rest, &REDIS_OPTIONS, &mut mistakes).map(|(target, _)| Self::Redis(target))
-            }
+            "redis" => redis(rest, &REDIS_OPTIONS, &mut mistakes)
+                .map(|(target, _)| Self::Redis(Box::new(target))),
             #[cfg(feature = "tls")]
-            "rediss" => rediss(rest, &mut mistakes).map(Self::Redis),
+            "rediss" => rediss(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target))),
             #[cfg(not(feature = "tls"))]
             "rediss" => {
                 return Err(Error::new(
@@ -230,8 +229,10 @@ impl Target {
                     "rediss:// needs TLS; build larder with its feature `tls`",
                 ));
             }
-            "redis+unix" => unix(rest, &mut mistakes).map(Self::Redis),
-            "redis+sentinel" => sentinels(rest, &mut mistakes).map(Self::Redis),
+            "redis+unix" => unix(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target))),
+            "redis+sentinel" => {
+                sentinels(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target)))
+            }
             later @ "redis+cluster" => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,

@@ -153,7 +153,7 @@ impl RedisStore {
                     .map_err(|mistakes| Error::new(ErrorKind::Config, mistakes.join("; ")))?;
                 let connections = target.options.connections.unwrap_or(CONNECTIONS);
                 let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
-                Ok(Self::to(target, connections, None, patience))
+                Ok(Self::to(*target, connections, None, patience))
             }
             Target::Memory { .. } => {
                 Err(Error::new(ErrorKind::Config, "the URL names the embedded store, not a server"))

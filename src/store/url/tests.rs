@@ -7,7 +7,7 @@ use super::*;
 
 fn redis(url: &str) -> RedisTarget {
     match Target::parse(url) {
-        Ok(Target::Redis(target)) => target,
+        Ok(Target::Redis(target)) => *target,
         other => panic!("{url}: {other:?}"),
     }
 }
@@ -171,12 +171,10 @@ fn every_mistake_is_refused_with_its_reason_and_nothing_secret() {
 
 #[test]
 fn schemes_of_later_versions_say_so() {
-    for scheme in ["redis+cluster"] {
-        let error = Target::parse(&format!("{scheme}://u:s3cr3t@h1,h2/x")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains(&format!("{scheme}:// come in a later version")));
-        assert!(!error.to_string().contains("s3cr3t"));
-    }
+    let error = Target::parse("redis+cluster://u:s3cr3t@h1,h2/x").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("redis+cluster:// come in a later version"));
+    assert!(!error.to_string().contains("s3cr3t"));
 }
 
 #[cfg(feature = "tls")]
