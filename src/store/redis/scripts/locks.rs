@@ -62,14 +62,15 @@ for _, one in ipairs(others) do \
 if (one[1] < turn or (one[1] == turn and one[3] < ARGV[1])) \
 and (not ahead or one[2] < ahead) then ahead = one[2] end end end \
 if ARGV[4] == '1' then local failed = look() if failed then return failed end end \
-local set \
+local set, failed \
 if not ahead then \
 set = redis.pcall('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) \
-if type(set) == 'table' and set.err then return set end \
+if type(set) == 'table' and set.err then set, failed = false, set end \
 end \
 if not set then \
 local held = redis.pcall('GET', KEYS[1]) \
 if type(held) == 'table' then return held end \
+if failed and not held then return failed end \
 if held ~= ARGV[1] then \
 local left = held and redis.call('PTTL', KEYS[1]) or (ahead or ms) - ms \
 if waits > 0 and (ARGV[4] == '1' or held == 'shared') then \
