@@ -145,8 +145,10 @@ async fn while_one_connection_is_down_calls_go_over_the_other() {
     let server = RedisServer::start().await;
     let proxy = FaultProxy::start(server.addr()).await;
     let cache = CacheClient::builder().url(proxy.url()).connections(2).connect().await.unwrap();
-    cache.set_value("key", "value", None).await.unwrap();
-    assert_eq!(proxy.connections(), 2, "each connection was used once");
+    // Which one carries a call is left to chance.
+    while proxy.connections() < 2 {
+        cache.set_value("key", "value", None).await.unwrap();
+    }
     // One of the two is closed, and nobody can dial.
     proxy.refuse(true);
     let clients = server.command(&["CLIENT", "LIST", "TYPE", "normal"]).await.text().unwrap();
