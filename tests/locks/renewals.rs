@@ -13,7 +13,7 @@ use larder::{CacheClient, LockBuilder};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::{alone, ms, times};
+use crate::{alone, gone, ms, times};
 
 const LEASE: Duration = Duration::from_millis(150);
 
@@ -324,4 +324,36 @@ async fn no_command_names_a_lock_after_its_release_was_answered() {
     println!("P24: {before} commands to hold {} locks, after their releases {after}", times(100));
     assert!(before as u64 >= times(100) * 3, "they were not renewed");
     assert_eq!(after, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_is_not_heard_is_sent_once_more() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    let cache = CacheClient::builder().url(proxy.url()).connections(1).build().unwrap();
+    let mut unheard = 0;
+    for number in 0..times(50) {
+        let lock = cache.lock(format!("cut-{number}")).lease(Duration::from_secs(60));
+        let guard = lock.acquire().await.unwrap();
+        // The connection of the release is there.
+        cache.ping().await.unwrap();
+        // A connection ends with the next byte that is sent over it: the server does not see it.
+        let cuts = proxy.cuts();
+        proxy.to_server().cut_after(0, larder::testing::Cut::Reset);
+        let released = guard.release().await;
+        assert_eq!(proxy.cuts(), cuts + 1);
+        // Else the connection that is asked now and then whether it lives was the one.
+        if let Err(error) = released {
+            assert!(error.is_unavailable(), "{error}");
+            unheard += 1;
+        }
+        let mut direct = server.connect().await;
+        let key = format!("lock:cut-{number}");
+        gone(&mut direct, &key).await;
+    }
+    println!(
+        "P24: {unheard} releases lost with their connection: sent once more, none waited for its lease of a minute"
+    );
+    assert!(unheard > 0);
 }
