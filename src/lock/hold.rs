@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::LockId;
+use super::contend::passes;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
 use crate::op::{Batch, Lane, Op, Reply};
@@ -147,16 +148,34 @@ impl<H: Hold> Drop for Attempt<H> {
     fn drop(&mut self) {
         if self.open {
             let hold = Arc::clone(&self.hold);
-            in_background(&self.hold.key().clone(), async move { _ = hold.undo().await });
+            in_background(&self.hold.key().clone(), async move {
+                persist(|| hold.undo()).await;
+            });
         }
     }
+}
+
+/// The pauses between tries to give a lock back that nobody waits for: a connection that was lost is not always known to
+/// be when the next try is sent. What takes longer is left to the lease.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(500)];
+
+/// Gives back until that is heard, or waiting does not help. A release compares first: one too many does nothing.
+async fn persist<'a>(give_back: impl Fn() -> BoxFuture<'a, Result<bool>>) {
+    for pause in PAUSES {
+        match give_back().await {
+            Err(error) if passes(&error) => tokio::time::sleep(pause).await,
+            _ => return,
+        }
+    }
+    _ = give_back().await;
 }
 
 /// Gives a lock back in a task of its own, and drops `place` then. Outside of a runtime it runs out by itself.
 pub(super) fn give_back(hold: Arc<dyn Hold>, place: impl Send + 'static) {
     let key = hold.key().clone();
     in_background(&key, async move {
-        _ = hold.release().await;
+        persist(|| hold.release()).await;
         drop(place);
     });
 }
