@@ -125,7 +125,16 @@ impl Cluster {
                         last = Some(error);
                     }
                 }
-                Ok(Some(Err(_)) | None) | Err(_) => {}
+                Ok(Some(Err(_))) => {
+                    last.get_or_insert_with(|| {
+                        Error::new(
+                            ErrorKind::Unavailable,
+                            "the nodes of the cluster did not answer in time",
+                        )
+                        .with_outcome(Outcome::NotSent)
+                    });
+                }
+                Ok(None) | Err(_) => {}
             }
         }
     }
