@@ -232,7 +232,7 @@ async fn an_answer_that_is_no_topology_is_an_error_that_says_so() {
         ("port 0", ranges(&[range(0, 100, "a", 0)]), ErrorKind::Protocol),
         ("no address", ranges(&[range(0, 100, "?", 1)]), ErrorKind::Protocol),
         ("5,000 nodes", ranges(&many), ErrorKind::Protocol),
-        ("a million ranges", ranges(&vec![range(0, 0, "", 1); 1_000_000]), ErrorKind::Protocol),
+        ("more ranges than slots", ranges(&vec![range(0, 0, "", 1); 16_385]), ErrorKind::Protocol),
         ("text", "+OK\r\n".to_owned(), ErrorKind::Protocol),
         (
             "no cluster",
@@ -250,7 +250,9 @@ async fn an_answer_that_is_no_topology_is_an_error_that_says_so() {
         .await;
         let url = format!("redis+cluster://{}", server.addr());
         let deadline = Duration::from_secs(5);
-        let cache = CacheClient::builder().url(url).deadline(deadline).build().unwrap();
+        let settings = CacheClient::builder().url(url).deadline(deadline);
+        // A megabyte is read slowly without optimisation.
+        let cache = settings.connect_timeout(deadline).build().unwrap();
         let error = if kind == ErrorKind::Unavailable {
             incr(&client(&server)).await.unwrap_err()
         } else {

@@ -27,31 +27,33 @@ async fn work(
     cache: CacheClient,
     writer: usize,
     lists: Arc<Vec<String>>,
-    over: Arc<AtomicBool>,
-    progress: Arc<AtomicU64>,
+    shared: Arc<Shared>,
 ) -> Written {
-    let values = cache.namespace::<(usize, u64), u64>("own").ttl(Duration::from_secs(600));
-    let values = values.near(true).build().unwrap();
     let mut written = Written::default();
     for number in 0_u64.. {
-        if over.load(Ordering::Relaxed) {
+        if shared.over.load(Ordering::Relaxed) {
             return written;
         }
-        let list = &lists[fastrand::usize(..lists.len())];
+        // Every other one is in the slot that moves at the moment.
+        let now = shared.slot.load(Ordering::Relaxed) as usize;
+        let at = if number % 2 == 0 { now } else { fastrand::usize(..lists.len()) };
+        let list = &lists[at];
         let id = format!("{writer}-{number}");
         match cache.push_to_list(list, &id, Direction::Right).await {
             Ok(_) => written.acked.push((list.clone(), id)),
             Err(error) => written.failed.push((id, error)),
         }
         written.calls += 1;
-        // Namespaces void leases: scripts and two keys in one call. The keys are anywhere, many of them moving.
-        let own = (writer, number % 50);
+        // Namespaces void leases: scripts, and two keys in one call. Their keys have the list's slot by a hash tag.
+        let values = cache.namespace::<u64, u64>(format!("{{{list}}}own{writer}"));
+        let values = values.ttl(Duration::from_secs(600)).build().unwrap();
+        let own = number % 3;
         let steps = async {
             values.set(&own, &number).await?;
             let first = values.get(&own).await?;
             let deleted = values.delete(&own).await?;
             let second = values.get(&own).await?;
-            let text = format!("text:{list}:{writer}");
+            let text = format!("{{{list}}}text:{writer}");
             cache.set_value(&text, number, None).await?;
             let third = cache.get_value(&text).await?;
             let gone = cache.delete_key(&text).await?;
@@ -68,31 +70,46 @@ async fn work(
             Ok(false) => written.wrong += 1,
             Err(error) => written.failed.push((String::new(), error)),
         }
-        progress.fetch_add(1, Ordering::Relaxed);
+        shared.progress.fetch_add(1, Ordering::Relaxed);
     }
     unreachable!("the loop ends by itself")
 }
 
+/// What the writers and the test share.
+#[derive(Default)]
+struct Shared {
+    over: AtomicBool,
+    progress: AtomicU64,
+    // The slot that moves.
+    slot: AtomicU64,
+}
+
 struct Load {
-    over: Arc<AtomicBool>,
-    progress: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     writers: JoinSet<Written>,
 }
 
 impl Load {
     fn start(cache: &CacheClient, lists: &Arc<Vec<String>>) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let progress = Arc::new(AtomicU64::new(0));
+        let shared = Arc::<Shared>::default();
         let mut writers = JoinSet::new();
         for writer in 0..WRITERS {
-            let (over, progress) = (Arc::clone(&over), Arc::clone(&progress));
-            writers.spawn(work(cache.clone(), writer, Arc::clone(lists), over, progress));
+            let lists = Arc::clone(lists);
+            writers.spawn(work(cache.clone(), writer, lists, Arc::clone(&shared)));
         }
-        Self { over, progress, writers }
+        Self { shared, writers }
+    }
+
+    /// Waits for more rounds of the writers.
+    async fn goes_on(&self, rounds: u64) {
+        let seen = self.shared.progress.load(Ordering::Relaxed);
+        while self.shared.progress.load(Ordering::Relaxed) < seen + rounds {
+            tokio::time::sleep(Duration::from_millis(1)).await; // progress is polled
+        }
     }
 
     async fn end(self) -> Vec<Written> {
-        self.over.store(true, Ordering::Relaxed);
+        self.shared.over.store(true, Ordering::Relaxed);
         self.writers.join_all().await
     }
 }
@@ -122,13 +139,12 @@ async fn slots_move_back_and_forth_under_load_and_nobody_notices() {
     let (mut moves, mut keys) = (0, 0);
     for (from, to) in [(0, 1), (1, 0)] {
         for slot in 0..slots {
-            // Open for a moment with a part of the keys on each side, while calls come in.
+            // Open for a while with a part of the keys on each side, while calls come in.
+            load.shared.slot.store(slot.into(), Ordering::Relaxed);
             mover.open(slot, from, to).await;
-            keys += mover.move_keys(slot, from, to, 1).await;
-            let seen = load.progress.load(Ordering::Relaxed);
-            while load.progress.load(Ordering::Relaxed) < seen + 2 {
-                tokio::time::sleep(Duration::from_millis(1)).await; // progress is polled
-            }
+            load.goes_on(4).await;
+            keys += mover.move_keys(slot, from, to, 3).await;
+            load.goes_on(4).await;
             loop {
                 match mover.move_keys(slot, from, to, 10).await {
                     0 => break,
@@ -186,6 +202,7 @@ async fn slots_move_while_connections_are_killed_and_no_push_is_lost_or_doubled(
             if slot % 10 == 0 {
                 killed += kill_clients(&cluster.nodes()[usize::from(slot / 10) % 3]).await;
             }
+            load.shared.slot.store(slot.into(), Ordering::Relaxed);
             // Its own connections are killed as well.
             cluster.mover().await.move_slot(slot, from, to).await;
         }

@@ -29,8 +29,10 @@ use crate::store::url::{Address, RedisTarget};
 mod known;
 mod learn;
 mod node;
+mod piece;
 mod refusal;
 mod scan;
+mod together;
 mod topology;
 mod trip;
 

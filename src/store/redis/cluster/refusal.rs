@@ -1,7 +1,7 @@
 //! What a node says instead of running a command: who else does, or that it is worth asking again. Such a command was
 //! not applied, whatever it is.
 
-use redis::ServerError;
+use redis::{ServerError, Value};
 
 use super::super::failure;
 use super::topology::address;
@@ -23,6 +23,14 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// What an answer refuses, if it does.
+    pub(super) fn within(answer: &Value, asked: &Address) -> Option<Result<Self>> {
+        match answer {
+            Value::ServerError(error) => Self::of(error, asked),
+            _ => None,
+        }
+    }
+
     /// What an error of the server's comes to; nothing if it is an answer like others.
     pub(super) fn of(error: &ServerError, asked: &Address) -> Option<Result<Self>> {
         let text = error.details().unwrap_or_default();
@@ -87,7 +95,7 @@ pub(super) fn hole(slot: u16) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use redis::{Value, parse_redis_value};
+    use redis::parse_redis_value;
 
     use super::*;
 
