@@ -130,6 +130,7 @@ impl Lease {
             ttl: *ttl,
             expired: ttl.remaining().is_some_and(|left| self.answered.elapsed() >= left),
         });
+        let replaces = replaces.map(Box::new);
         Op::Fill { key: self.key.clone(), token: self.token.clone(), value, expiry, replaces }
     }
 

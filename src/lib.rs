@@ -17,6 +17,7 @@
 //! - [`CacheClient`]: values, JSON, hashes, lists, counters, TTLs, locks, pipelines and transactions.
 //! - [`Namespace`]: a typed family of keys, the base of a data-access object; with a loader and a near cache.
 //! - [`LoadOptions`]: how values are read and loaded: freshness, grace, timeouts.
+//! - [`CacheClient::lock`] and [`LockGuard`]: locks that renew themselves and tell when they are lost.
 //! - [`Error`]: what failed, on which key, what to do, and whether it may have been applied.
 //! - [`CacheConfig`] and [`init`]: settings from everywhere, and a client for the whole process.
 //! - [`Stats`]: hit rates and latencies. [`json`]: the spellings that other languages share.
@@ -49,7 +50,8 @@ pub mod testing;
 mod ttl;
 
 pub use client::{
-    Builder, CacheClient, DEADLINE, Given, Group, IntoLoaded, LoadOptions, Loaded, Loader, ReadFrom,
+    Builder, CacheClient, DEADLINE, Given, Group, HeldLock, IntoLoaded, LoadOptions, Loaded,
+    Loader, ReadFrom,
 };
 pub use codec::{IntoValue, json};
 pub use config::CacheConfig;
@@ -59,7 +61,7 @@ pub use key::{Key, MAX_BYTES};
 pub use key_part::{KeyParts, KeyWriter};
 #[cfg(feature = "macros")]
 pub use larder_macros::cached;
-pub use lock::{LockBuilder, LockGuard, LockId, LockOptions, LockWatcher, Loss};
+pub use lock::{LockBuilder, LockGuard, LockId, LockOptions, LockWatcher, Loss, QuorumLock};
 pub use namespace::{Namespace, NamespaceBuilder};
 pub use op::{Direction, Presence};
 pub use secrecy::{ExposeSecret, SecretString};
@@ -113,6 +115,10 @@ mod readme {}
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide.md")]
 mod guide {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/locks.md")]
+mod locks {}
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/near-cache.md")]

@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::key_part::{KeyParts, KeyWriter, with_key};
 use crate::op::{Batch, Lane, Op};
-use crate::ttl::Ttl;
+use crate::ttl::{Expiry, Ttl};
 
 mod builder;
 #[cfg(feature = "macros")]
@@ -188,7 +188,10 @@ where
     /// there; [`Loaded::failed`](crate::Loaded::failed) is the failure of one key.
     ///
     /// One answer for each key, in order. Costs one round trip for what is not near, and two more if something
-    /// is missing.
+    /// is missing. What is stale within its grace, or due for an early refresh, is served at once and loaded again by
+    /// the namespace's own loader, behind the caller. Without one it is loaded in the same call of this loader, which
+    /// is waited for: for no longer than the [soft timeout](LoadOptions::soft_timeout), if there is one and nothing is
+    /// missing.
     ///
     /// # Errors
     /// As [`get_or_load`](Self::get_or_load); those of a single key stand in its place.
@@ -213,6 +216,7 @@ where
         let mut source = ManyLoader {
             loader: |places: Vec<usize>| loader(places.into_iter().map(|at| asked[at]).collect()),
             named: move |key: &Q| write_key(name, key.borrow()),
+            own: |at: usize| self.detached(asked[at]),
         };
         self.family(NAME)?.many(&keys, &mut source).await
     }
@@ -225,6 +229,17 @@ where
     pub async fn set(&self, key: &K, value: &T) -> Result<()> {
         let op = self.set_op("set", key, value)?;
         self.client.run_one(self.batch("set", op)).await?.into_done()
+    }
+
+    /// Writes a value as [`set`](Self::set) does, unless it was written with a larger fencing token before. Answers whether
+    /// it was written: see [`CacheClient::fenced_set`], which says what the mark of the token costs and how long it lives.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub async fn fenced_set(&self, key: &K, value: &T, token: u64) -> Result<bool> {
+        let (key, value, expiry) = self.encoded("fenced_set", key, value)?;
+        let op = Op::FencedSet { key, value, expiry, token };
+        self.client.run_one(self.batch("fenced_set", op)).await?.into_bool()
     }
 
     /// Deletes a value. Answers whether there was one. A load of it that is under way is void.
@@ -275,9 +290,10 @@ where
         }
     }
 
-    /// Reads many values, in the order of the keys: what is near, and the rest in one round trip. What is
-    /// missing or stale is read key by key, all at once, if the namespace has a loader, as by [`get`](Self::get).
-    /// No keys are no round trip.
+    /// Reads many values, in the order of the keys: what is near, and the rest in one round trip. If the namespace has
+    /// a loader, what is missing is read key by key, all at once, as by [`get`](Self::get); and what is stale within its
+    /// grace, or due for an early refresh, is served and loaded again behind the caller, who waits for that no longer
+    /// than the [soft timeout](LoadOptions::soft_timeout). No keys are no round trip.
     ///
     /// # Errors
     /// As [`get`](Self::get), for the first value that fails.
@@ -300,13 +316,11 @@ where
             let all = asked.iter().zip(&keys).zip(found).map(|((asked, key), found)| {
                 let (family, loader) = (&family, self.detached(asked));
                 async move {
-                    if let Some(mut loader) = loader
-                        && matches!(found.from, ReadFrom::Missing | ReadFrom::Stale)
-                    {
-                        return Ok(family.read(key, &mut loader).await?.value);
-                    }
-                    family.note(key.as_bytes(), found.from);
-                    Ok(found.value)
+                    let answer = match loader {
+                        Some(mut loader) => family.serve(key, found, &mut loader).await?,
+                        None => family.served(key, found),
+                    };
+                    Ok(answer.value)
                 }
             });
             return futures_util::future::try_join_all(all).await;
@@ -435,12 +449,23 @@ where
     }
 
     fn set_op(&self, name: &'static str, key: &K, value: &T) -> Result<Op> {
+        let (key, value, expiry) = self.encoded(name, key, value)?;
+        Ok(Op::Overwrite { key, value, expiry })
+    }
+
+    /// What is written of a value, and for how long.
+    fn encoded(
+        &self,
+        name: &'static str,
+        key: &K,
+        value: &T,
+    ) -> Result<(Key, Bytes, Option<Expiry>)> {
         let key = self.key_for(name, key)?;
         let value =
             encode_json(value, Shape::Any).map_err(|error| error.with_op(name).with_key(&key))?;
         self.options.check().map_err(|error| error.with_op(name))?;
         let expiry = self.options.stored_for(self.options.ttl)?;
-        Ok(Op::Overwrite { key, value, expiry })
+        Ok((key, value, expiry))
     }
 
     /// Whether it matters how much of a value's time is left.

@@ -99,6 +99,11 @@ async fn the_sessions_of_logged_in_users_do_what_they_say() {
 }
 
 #[tokio::test]
+async fn a_holder_who_was_stopped_is_refused_by_the_table_and_the_cache() {
+    prints_it_on_both_stores_and_leaves_nothing("fencing").await;
+}
+
+#[tokio::test]
 async fn the_web_service_shows_every_change_on_the_next_page_with_and_without_the_cache() {
     let _turn = TURN.lock().await;
     let server = RedisServer::start().await;

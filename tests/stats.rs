@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use larder::op::{Batch, Replies};
 use larder::store::{Capabilities, InvalidationSink, MemoryStore, Store};
-use larder::{CacheClient, Direction, ErrorKind, NO_PREFIX, OTHER, Presence};
+use larder::testing::{Fault, Faulty};
+use larder::{CacheClient, Direction, ErrorKind, LockOptions, Loss, NO_PREFIX, OTHER, Presence};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 /// The embedded store, which takes its time: under paused time, exactly that.
@@ -83,11 +84,32 @@ async fn counts_and_latencies_match_the_script_exactly() {
 
 #[test]
 fn the_metrics_facade_shows_the_same() {
+    let seen = metrics_of(async { script(&CacheClient::memory()).await.unwrap() });
+    for (name, number) in [
+        ("larder_hits_total user", 4),
+        ("larder_misses_total user", 2),
+        ("larder_errors_total jobs", 1),
+        ("larder_read_bytes_total user", 18),
+        ("larder_written_bytes_total user", 8),
+        ("larder_operation_duration_seconds get", 6),
+        ("larder_operation_errors_total get", 2),
+        ("larder_operation_duration_seconds batch", 1),
+    ] {
+        assert_eq!(seen.get(name), Some(&number), "{name} in {seen:#?}");
+    }
+}
+
+/// What `work` told the facade, by name and label: counts, and numbers of samples. Under paused time.
+fn metrics_of(work: impl Future<Output = ()>) -> HashMap<String, u64> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     metrics::with_local_recorder(&recorder, || {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(script(&CacheClient::memory())).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(work);
     });
     let mut seen = HashMap::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
@@ -100,15 +122,96 @@ fn the_metrics_facade_shows_the_same() {
         };
         seen.insert(format!("{} {label}", key.name()), number);
     }
+    seen
+}
+
+/// What both tests of locks do, under paused time. What each step is to count stands beside it; the sums:
+/// 5 acquired, of which 4 were ready to wait, 2 contended, 2 timed out, 10 renewals, 10 failed ones, 2 lost, 2 refused.
+async fn lock_script(cache: &CacheClient, faulty: &Faulty<MemoryStore>) {
+    let secs = Duration::from_secs;
+    // Acquired. Renewed every 10 s: 9 times.
+    let long = cache.lock("a").lease(secs(30)).acquire().await.unwrap();
+    tokio::time::sleep(secs(95)).await;
+    // In line within the process: timed out, and not contended. A try alone is neither.
+    let late = cache.lock("a").wait(secs(1)).acquire().await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::LockTimeout);
+    assert!(cache.lock("a").try_acquire().await.unwrap().is_none());
+
+    // Held by a plain lock: contended and timed out; then contended, and acquired after 300 ms.
+    let plain = LockOptions { expire: secs(60), ..LockOptions::default() };
+    let id = cache.acquire_lock("lock:b", plain).await.unwrap();
+    let late = cache.lock("b").wait(secs(2)).acquire().await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::LockTimeout);
+    let lock = cache.lock("b").wait(secs(30));
+    let waiting = tokio::spawn(async move { lock.acquire().await.unwrap() });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(cache.release_lock("lock:b", &id).await.unwrap());
+    assert!(waiting.await.unwrap().release().await.unwrap());
+
+    // Deleted: lost at the next renewal, and its release is refused.
+    cache.delete_key("lock:a").await.unwrap();
+    assert_eq!(long.lost().await, Loss::Taken);
+    assert!(!long.release().await.unwrap());
+    // Acquired and deleted: refused, and lost nothing while it was held.
+    let short = cache.lock("c").acquire().await.unwrap();
+    cache.delete_key("lock:c").await.unwrap();
+    assert!(!short.release().await.unwrap());
+
+    // Acquired. Due after 1 s, refused twice for the moment, then renewed.
+    let shaky = cache.lock("d").lease(secs(3)).acquire().await.unwrap();
+    let moment = Fault::Refused(ErrorKind::ReadOnly);
+    faulty.fail_next(moment);
+    faulty.fail_next(moment);
+    tokio::time::sleep(Duration::from_millis(1600)).await;
+    // Refused from then on: due a second after the renewal, and again after each 250 ms that are left of 2.85 s.
+    faulty.fail_every(1, moment);
+    assert_eq!(shaky.lost().await, Loss::Expired);
+    faulty.heal();
+    drop(shaky);
+
+    // Acquired by one who was not ready to wait.
+    let room = cache.semaphore("e", 2).try_acquire().await.unwrap().expect("there is room");
+    assert!(room.release().await.unwrap());
+}
+
+fn shaky_store() -> (CacheClient, Faulty<MemoryStore>) {
+    let faulty = Faulty::new(MemoryStore::new());
+    (CacheClient::builder().store(faulty.clone()).build().unwrap(), faulty)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_of_locks_matches_the_script_exactly() {
+    let (cache, faulty) = shaky_store();
+    lock_script(&cache, &faulty).await;
+    let seen = cache.stats().locks;
+    assert_eq!((seen.acquired, seen.contended, seen.timed_out), (5, 2, 2), "{seen:?}");
+    assert_eq!((seen.renewed, seen.failed_renewals), (10, 10), "{seen:?}");
+    assert_eq!((seen.lost, seen.refused_releases), (2, 2), "{seen:?}");
+    assert_eq!(seen.waited.count(), 4);
+    // Woken by the release, and not by a timer: a millisecond is what timers count in.
+    let longest = seen.waited.max();
+    assert!((300..=301).contains(&longest.as_millis()), "{longest:?}");
+    assert!(seen.waited.quantile(0.5) < Duration::from_millis(1), "{:?}", seen.waited);
+    // Plain locks count among the operations alone.
+    let operations = cache.stats().operations;
+    assert_eq!((operations["acquire"].calls, operations["release"].calls), (1, 1));
+}
+
+#[test]
+fn the_metrics_facade_shows_the_same_of_locks() {
+    let seen = metrics_of(async {
+        let (cache, faulty) = shaky_store();
+        lock_script(&cache, &faulty).await;
+    });
     for (name, number) in [
-        ("larder_hits_total user", 4),
-        ("larder_misses_total user", 2),
-        ("larder_errors_total jobs", 1),
-        ("larder_read_bytes_total user", 18),
-        ("larder_written_bytes_total user", 8),
-        ("larder_operation_duration_seconds get", 6),
-        ("larder_operation_errors_total get", 2),
-        ("larder_operation_duration_seconds batch", 1),
+        ("larder_locks_acquired_total ", 5),
+        ("larder_locks_contended_total ", 2),
+        ("larder_locks_timed_out_total ", 2),
+        ("larder_lock_renewals_total ", 10),
+        ("larder_lock_failed_renewals_total ", 10),
+        ("larder_locks_lost_total ", 2),
+        ("larder_lock_refused_releases_total ", 2),
+        ("larder_lock_wait_seconds ", 4),
     ] {
         assert_eq!(seen.get(name), Some(&number), "{name} in {seen:#?}");
     }

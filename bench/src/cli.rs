@@ -6,7 +6,7 @@ use crate::Result;
 
 const USAGE: &str = "\
 larder-bench [COMMAND] [--quick] [--rounds N] [--only PATTERN]... [--contender NAME]... [--out FILE]
-  COMMAND           compare (the default), stampede, staleness or memory
+  COMMAND           compare (the default), stampede, staleness, memory or locks
   --quick           short rounds; for trying out, not for figures
   --rounds N        rounds of each trial (5); of stampede, expiries of the key (20)
   --only PATTERN    trials whose name contains PATTERN; several widen the choice
@@ -20,6 +20,7 @@ pub(crate) enum Command {
     Stampede,
     Staleness,
     Memory,
+    Locks,
 }
 
 /// What is to be run.
@@ -41,6 +42,7 @@ impl Options {
             Some("stampede") => Some(Command::Stampede),
             Some("staleness") => Some(Command::Staleness),
             Some("memory") => Some(Command::Memory),
+            Some("locks") => Some(Command::Locks),
             _ => None,
         };
         if command.is_some() {

@@ -1,10 +1,11 @@
-//! larder beside its peers: speed, loads in a stampede, staleness and memory. See `README.md`.
+//! larder beside its peers: speed, loads in a stampede, staleness, memory and locks. See `README.md`.
 
 mod cli;
 mod compare;
 mod contenders;
 mod data;
 mod embedded;
+mod locks;
 mod measure;
 mod memory;
 mod near;
@@ -39,6 +40,7 @@ fn main() -> Result<()> {
         Command::Stampede => on_runtime(WORKERS, stampede::run(options)),
         Command::Staleness => on_runtime(STALENESS_WORKERS, staleness::run(options)),
         Command::Memory => on_runtime(WORKERS, memory::run(options)),
+        Command::Locks => on_runtime(WORKERS, locks::run(options)),
     }
 }
 

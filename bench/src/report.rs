@@ -50,6 +50,7 @@ pub(crate) fn facts(redis: &str, workers: usize) -> Result<()> {
         "moka",
         "quick_cache",
         "cached",
+        "rslock",
         "tokio",
     ]
     .map(|name| format!("{name} {}", version(name)));

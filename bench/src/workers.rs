@@ -5,7 +5,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines, Stdin};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::{Result, memory, stampede};
+use crate::{Result, locks, memory, stampede};
 
 /// The first argument of a worker.
 pub(crate) const COMMAND: &str = "worker";
@@ -20,12 +20,15 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts a worker of a kind for a contender, and waits until it is ready.
     pub(crate) async fn start(kind: &str, contender: &str, url: &str) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args([COMMAND, kind, contender, url])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
+        let mut program = Command::new(std::env::current_exe()?);
+        program.args([COMMAND, kind, contender, url]);
+        Self::start_program(program).await
+    }
+
+    /// Starts another program that takes orders as a worker does, and waits until it is ready.
+    pub(crate) async fn start_program(mut program: Command) -> Result<Self> {
+        let mut child =
+            program.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let input = child.stdin.take().ok_or("a worker has no input")?;
         let output = child.stdout.take().ok_or("a worker has no output")?;
         let mut worker = Self { _child: child, input, output: BufReader::new(output).lines() };
@@ -62,6 +65,7 @@ pub(crate) async fn serve(args: Vec<String>) -> Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["stampede", contender, url] => stampede::serve(contender, url).await,
         ["memory", contender, url] => memory::serve(contender, url).await,
+        ["locks", contender, url] => locks::serve(contender, url).await,
         _ => Err("a worker is started by this program alone".into()),
     }
 }

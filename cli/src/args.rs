@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -12,7 +13,8 @@ The server is the one of --url, else the one that the environment names: REDIS_U
 REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD and REDIS_DB (a file .env in the current directory counts as
 environment). With --url, REDIS_USERNAME and REDIS_PASSWORD of the environment are used as well.
 
-Exit codes: 0 found or done, 1 missing (or a lock that somebody else holds), 2 error.
+Exit codes: 0 found or done, 1 missing (or a lock that somebody else holds), 2 error; of `lock` with a command,
+the command's, or 3 if the lock was lost.
 
 On a terminal, control characters in keys and values are shown as \\n, \\u{1b}; a pipe gets the bytes as they
 are. Keys or elements with line breaks in them are told apart with --json.";
@@ -99,20 +101,89 @@ pub(crate) enum Command {
     Rpop { name: OsString },
     /// Print the keys that start with a prefix as they are found; an empty prefix lists all
     Scan { prefix: OsString },
-    /// Take a lock and print its identifier, which `unlock` wants
-    Lock {
-        key: OsString,
-        /// The lock is free again after this time, whatever happens
-        #[arg(long, value_name = "N", default_value_t = 10_000)]
-        expire_ms: u64,
-        /// How long to wait while somebody else holds it; 0 tries once
-        #[arg(long, value_name = "N", default_value_t = 5_000)]
-        timeout_ms: u64,
+    /// Run a command while holding a lock, or take a lock and print its identifier, which `unlock` wants
+    Lock(LockArgs),
+    /// List the locks that are held: key, kind, remaining time, since when, and who says to have it
+    ///
+    /// Every string under a key that starts with `lock:` is a lock. Since when and by whom is known of locks that were taken
+    /// with a guard, as `larder lock NAME -- COMMAND` does; the identifiers, which could release them, are not shown.
+    Locks {
+        /// Only those whose names start with this
+        #[arg(long, value_name = "PREFIX", default_value = "")]
+        prefix: OsString,
     },
     /// Give a lock back; exit code 1 if it is not held under this identifier any more
     Unlock { key: OsString, id: String },
     /// Ask the server whether it answers
     Ping,
+}
+
+/// How a lock is taken, and for which command.
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "larder lock [--ttl TIME] [--wait TIME] [--owner LABEL] NAME -- COMMAND...
+       larder lock [--expire-ms N] [--timeout-ms N] KEY", after_help = AFTER_LOCK)]
+pub(crate) struct LockArgs {
+    /// The lock: with a command its name, without one its key (the lock NAME has the key lock:NAME)
+    #[arg(value_name = "NAME")]
+    pub(crate) key: OsString,
+    /// For how long the lock outlives this program if that is killed; renewed at a third. 30, 500ms, 2m, 1h [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "command")]
+    pub(crate) ttl: Option<Duration>,
+    /// How long to wait while somebody else holds it; 0 tries once [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "command")]
+    wait: Option<Duration>,
+    /// A name that `larder locks` shows to everybody
+    #[arg(long, value_name = "LABEL", requires = "command")]
+    pub(crate) owner: Option<String>,
+    /// How long the command has between SIGTERM and SIGKILL when the lock is lost [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "command")]
+    grace: Option<Duration>,
+    /// Without a command: the lock is free again after this time, whatever happens
+    #[arg(long, value_name = "N", default_value_t = 10_000, conflicts_with = "command")]
+    pub(crate) expire_ms: u64,
+    /// Without a command: how long to wait while somebody else holds it; 0 tries once
+    #[arg(long, value_name = "N", default_value_t = 5_000, conflicts_with = "command")]
+    pub(crate) timeout_ms: u64,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+impl LockArgs {
+    /// How long to wait for the lock.
+    pub(crate) fn wait(&self) -> Duration {
+        self.wait.unwrap_or(Duration::from_secs(5))
+    }
+
+    /// How long a command has to end by itself.
+    pub(crate) fn grace(&self) -> Duration {
+        self.grace.unwrap_or(Duration::from_secs(5))
+    }
+}
+
+const AFTER_LOCK: &str = "\
+The command gets this program's standard streams, and LARDER_FENCING_TOKEN in its environment: a number that is
+larger than that of every earlier holder. SIGINT, SIGTERM, SIGHUP and SIGQUIT are handed on to it; at a terminal, Ctrl-C
+reaches it from there alone. If the lock is lost, it gets SIGTERM, and after the grace SIGKILL.
+
+Exit codes: the command's own, or 128 and the number of the signal that ended it; 1 if somebody else holds the lock
+(nothing was run), 2 error, 3 if the lock was lost before the command had ended. A message on standard error says
+which it was.";
+
+/// A time: seconds, or a number with a unit.
+fn time(text: &str) -> Result<Duration, String> {
+    let end = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err("write 30, 500ms, 2m, 1h or 1d".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "write 30, 500ms, 2m, 1h or 1d".to_owned())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|_| "it is too long".to_owned())
 }
 
 /// Reads the command line: what it says, and the command as it is typed.
@@ -156,5 +227,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_is_seconds_or_has_a_unit() {
+        for (text, millis) in [
+            ("0", 0),
+            ("30", 30_000),
+            ("1.5", 1_500),
+            ("250ms", 250),
+            ("5s", 5_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("0.5d", 43_200_000),
+        ] {
+            assert_eq!(time(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for wrong in ["", "s", "-1", "5 s", "5x", "1.2.3", "1e3", "99999999999999999999999"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use larder::{CacheClient, Direction, Error, Group, LockId, LockOptions, MAX_BYTE
 use crate::args::Command;
 use crate::demo;
 use crate::failure::Failure;
+use crate::locks;
 use crate::output::{Output, json_bytes};
 
 /// How many keys of a scan are written at once if they are there: as many as the client asks the server
@@ -91,13 +92,14 @@ pub(crate) async fn run(
             return out.value(sole(group).await?.into_value()?);
         }
         Command::Scan { prefix } => scan(cache, prefix, out).await?,
-        Command::Lock { key, expire_ms, timeout_ms } => {
+        Command::Locks { prefix } => locks::run(cache, prefix, out).await?,
+        Command::Lock(lock) => {
             let options = LockOptions {
-                expire: Duration::from_millis(*expire_ms),
-                timeout: Duration::from_millis(*timeout_ms),
+                expire: Duration::from_millis(lock.expire_ms),
+                timeout: Duration::from_millis(lock.timeout_ms),
                 ..Default::default()
             };
-            let id = cache.acquire_lock(bytes(key), options).await?;
+            let id = cache.acquire_lock(bytes(&lock.key), options).await?;
             out.line(id.as_str().as_bytes(), &id.as_str().into())?;
         }
         Command::Unlock { key, id } => {

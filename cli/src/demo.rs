@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use futures_util::future::try_join;
-use larder::{CacheClient, Direction, Key, LockOptions, Result, Ttl};
+use larder::{CacheClient, Direction, Error, Key, LockOptions, Result, Ttl};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -15,6 +15,9 @@ use crate::report;
 
 /// How long everything lives that the demo writes: if it is stopped half-way, nothing stays.
 const LIFE: Duration = Duration::from_secs(60);
+
+/// The lease of the lock in the demo: a third of it passes until its loss is seen.
+const LEASE: Duration = Duration::from_millis(300);
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct User {
@@ -77,6 +80,7 @@ impl Demo<'_> {
         step(out, "pipeline", self.pipeline()).await?;
         step(out, "transaction", self.transaction()).await?;
         step(out, "lock", self.lock()).await?;
+        step(out, "lock guard", self.guard()).await?;
         step(out, "namespace", self.namespace()).await
     }
 
@@ -185,6 +189,28 @@ impl Demo<'_> {
         Ok(waited)
     }
 
+    /// A guard renews its lock, and tells when somebody takes it away.
+    async fn guard(&self) -> Result<String> {
+        let lock = self.cache.lock(self.key("report")).lease(LEASE).owner("larder demo");
+        let guard = lock.acquire().await?;
+        let token = guard.fencing_token().unwrap_or_default();
+        // The work that the lock is for: a look at who holds it, after which somebody deletes it.
+        let taken = guard.run(async {
+            let held = self.cache.locks(self.key("report")).try_next().await?;
+            self.cache.delete_key(guard.key()).await?;
+            Ok::<_, Error>((held.and_then(|held| held.owner), Instant::now()))
+        });
+        let (owner, deleted) = taken.await??;
+        let told = guard.run(std::future::pending::<()>()).await.is_err();
+        let took = deleted.elapsed();
+        guard.release().await?;
+        let told = if told { "was stopped" } else { "went on" };
+        Ok(format!(
+            "{} held it under token {token}; deleted by somebody, and what ran under it {told} {took:.1?} later",
+            shown(owner)
+        ))
+    }
+
     async fn namespace(&self) -> Result<String> {
         let users = self.cache.namespace::<u64, User>(self.key("member")).ttl(LIFE).build()?;
         for (id, name) in [(1, "Ada"), (2, "Grace"), (3, "Barbara")] {
@@ -197,7 +223,10 @@ impl Demo<'_> {
 
     /// Deletes what is left, and answers how many keys that were.
     async fn clean(&self) -> Result<u64> {
-        let keys: Vec<Key> = self.cache.scan(&self.prefix).try_collect().await?;
+        let mut keys: Vec<Key> = self.cache.scan(&self.prefix).try_collect().await?;
+        // A lock by its name stands under a key of its own, with a record beside it.
+        let lock = Key::new(format!("lock:{}", self.key("report")))?;
+        keys.extend([lock.lock_record(), lock]);
         self.cache.batch_delete_keys(keys).await
     }
 }

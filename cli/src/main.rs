@@ -1,22 +1,27 @@
 //! The `larder` command: the cache client at the prompt and in scripts.
 //!
-//! Exit codes: 0 found or done, 1 missing, 2 error. Results go to standard output, errors to standard
+//! Exit codes: 0 found or done, 1 missing, 2 error; of a command that ran under a lock, the command's, or 3 if the lock
+//! was lost. Results go to standard output, errors to standard
 //! error.
 
 use std::process::ExitCode;
 
 mod args;
+mod child;
 mod commands;
 mod demo;
 mod failure;
+mod lock;
+mod locks;
 mod output;
 mod report;
 mod server;
 
-use args::Args;
+use args::{Args, Command};
 use failure::Failure;
 use output::Output;
 
+const DONE: u8 = 0;
 const MISSING: u8 = 1;
 const ERROR: u8 = 2;
 
@@ -26,8 +31,7 @@ fn main() -> ExitCode {
         Err(error) => return args::explain(&error),
     };
     match run(&args) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(MISSING),
+        Ok(code) => ExitCode::from(code),
         // `larder scan user: | head -1`: the reader has what it wanted.
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
@@ -37,8 +41,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether what was asked for was found or done.
-fn run(args: &Args) -> Result<bool, Failure> {
+/// Does what was asked for. Answers the exit code.
+fn run(args: &Args) -> Result<u8, Failure> {
     // One command at a time needs no second thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -47,9 +51,15 @@ fn run(args: &Args) -> Result<bool, Failure> {
     runtime.block_on(async {
         let mut out = Output::new(args.json);
         let cache = server::client(args)?;
+        if let Command::Lock(lock) = &args.command
+            && !lock.command.is_empty()
+        {
+            return lock::run(&cache, lock).await;
+        }
         let found = commands::run(&cache, &args.command, &mut out).await;
         // What was found before a failure is shown all the same.
         let flushed = out.flush();
-        found.and_then(|found| flushed.map(|()| found))
+        let found = found.and_then(|found| flushed.map(|()| found))?;
+        Ok(if found { DONE } else { MISSING })
     })
 }

@@ -102,6 +102,21 @@ impl Output {
         Ok(())
     }
 
+    /// One line of columns: with tabs between them, or, for people, of some width each.
+    pub(crate) fn row(&mut self, columns: &[&[u8]]) -> Result<(), Failure> {
+        if !self.terminal {
+            self.out.write_all(&columns.join(&b'\t'))?;
+            return Ok(self.out.write_all(b"\n")?);
+        }
+        const WIDTHS: [usize; 4] = [32, 14, 10, 21];
+        let mut line = String::new();
+        for (at, column) in columns.iter().enumerate() {
+            let width = WIDTHS.get(at).copied().unwrap_or(0);
+            _ = write!(line, "{:<width$} ", escaped(column));
+        }
+        Ok(writeln!(self.out, "{}", line.trim_end())?)
+    }
+
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         Ok(self.out.flush()?)
     }

@@ -6,7 +6,7 @@ use common::{Ran, larder};
 use larder::testing::{RedisServer, Resp};
 use serde_json::Value;
 
-const STEPS: [&str; 10] = [
+const STEPS: [&str; 11] = [
     "values",
     "JSON",
     "hash",
@@ -16,6 +16,7 @@ const STEPS: [&str; 10] = [
     "pipeline",
     "transaction",
     "lock",
+    "lock guard",
     "namespace",
 ];
 
@@ -34,6 +35,8 @@ fn the_demo_needs_no_server_and_shows_hit_rates() {
         "deleted 100 in another",
         "left and taken are [9, 1]",
         "total \"2\"",
+        "\"larder demo\" held it under token 1",
+        "what ran under it was stopped",
         "3 of 4 members found",
         "hit rate",
         "80.0%",

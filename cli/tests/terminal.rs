@@ -3,11 +3,12 @@
 mod common;
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
 
 use common::{Ran, larder};
 use larder::testing::RedisServer;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// A terminal: our end, and the end for a command.
@@ -47,6 +48,19 @@ async fn control_characters_reach_no_terminal() {
     let json = "\"\\u001b]0;gone\\u0007\\u001b[2J\\u009b31m\\u202ex\"\r\n";
     assert_eq!(seen(&server, &["--json", "get", evil]), json);
     assert_eq!(seen(&server, &["--json", "scan", "\x1b"]), json);
+    // Names and labels are whatever somebody wrote.
+    server.command(&["SET", &format!("lock:{evil}"), "id", "PX", "600000"]).await;
+    let record = format!("larder:lock:{{lock:{evil}}}");
+    server
+        .command(&["HSET", &record, "id", "id", "owner", evil, "token", "1764000000123456"])
+        .await;
+    let row = seen(&server, &["locks"]);
+    assert!(!row.contains(|char: char| char.is_control() && char != '\r' && char != '\n'), "{row}");
+    assert!(
+        row.starts_with(&format!("lock:{}", shown.trim_end())) && row.ends_with(shown),
+        "{row}"
+    );
+    assert!(row.contains("2025-11-24T16:00:00Z"), "{row}");
     // A pipe gets the bytes.
     Ran::of(larder(&["get", evil]).env("REDIS_URL", &url)).is(0, &format!("{evil}\n"));
     // An error goes to a terminal more often than not.
@@ -84,4 +98,36 @@ async fn output_that_cannot_be_written_is_an_error() {
     let output = ping.env("REDIS_URL", server.url()).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("larder: ping: "));
+}
+
+#[tokio::test]
+async fn ctrl_c_reaches_a_command_under_a_lock_once() {
+    let server = RedisServer::start().await;
+    let (mut ours, theirs) = terminal();
+    let script = "trap 'echo int' INT; trap 'echo term; exit 5' TERM; echo up; \
+                  while :; do sleep 0.05; done";
+    // A session of its own, whose terminal this is.
+    let mut session = Command::new("setsid");
+    session.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_larder"), "lock", "x", "--"]);
+    session.args(["sh", "-c", script]).env("REDIS_URL", server.url());
+    let stdout = theirs.try_clone().unwrap();
+    let mut child = session.stdin(theirs).stdout(stdout).spawn().unwrap();
+    drop(session);
+    let mut seen = String::new();
+    let mut until = |ours: &mut File, what: &str| {
+        let mut byte = [0];
+        while !seen.ends_with(what) {
+            ours.read_exact(&mut byte).unwrap();
+            seen.push(char::from(byte[0]));
+        }
+        seen.matches("int\r\n").count()
+    };
+    until(&mut ours, "up\r\n");
+    ours.write_all(b"\x03").unwrap();
+    until(&mut ours, "int\r\n");
+    // Behind a second one, if there were one: the program hands signals on in the order in which it sees them.
+    let larder = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(larder, Signal::TERM).unwrap();
+    assert_eq!(until(&mut ours, "term\r\n"), 1);
+    assert_eq!(child.wait().unwrap().code(), Some(5));
 }

@@ -16,7 +16,7 @@ use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{AnyProvider, CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
 #[cfg(feature = "tls")]
 use crate::store::tls::Tls;
-use crate::store::url::{self, RedisTarget, Target};
+use crate::store::url::{self, Address, RedisTarget, Target};
 use crate::store::{
     AnyCredentials, CredentialsProvider, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store,
     Wakeups,
@@ -49,6 +49,7 @@ pub struct Builder {
     store: Option<Made>,
     tracking: Option<SecretString>,
     credentials: Option<Arc<dyn AnyCredentials>>,
+    sentinel_credentials: Option<Arc<dyn AnyCredentials>>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
     deadline: Option<Duration>,
@@ -84,6 +85,7 @@ impl Builder {
             store: None,
             tracking: None,
             credentials: None,
+            sentinel_credentials: None,
             #[cfg(feature = "tls")]
             tls: None,
             deadline: None,
@@ -98,7 +100,8 @@ impl Builder {
         }
     }
 
-    /// The store, by its URL: `memory://`, `redis://`, `redis+unix://`, `redis+cluster://`. Defaults to `memory://`.
+    /// The store, by its URL: `memory://`, `redis://`, `redis+unix://`, `redis+sentinel://`,
+    /// `redis+cluster://`. Defaults to `memory://`.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(SecretString::from(url.into()));
         self
@@ -131,7 +134,15 @@ impl Builder {
         self
     }
 
-    /// Settings of TLS for a URL `rediss://` or `rediss+cluster://`; what the URL itself says of certificates is not used then. Defaults to the roots
+    /// Who we are at the sentinels of a URL `redis+sentinel://`; its user and password are those of the servers that they
+    /// watch. Defaults to nobody.
+    pub fn sentinel_credentials(mut self, provider: impl CredentialsProvider) -> Self {
+        self.sentinel_credentials = Some(Arc::new(provider));
+        self
+    }
+
+    /// Settings of TLS for a URL `rediss://` or `rediss+cluster://`; what the URL itself says of certificates is not used
+    /// then. Defaults to the roots
     /// of the operating system.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
@@ -200,7 +211,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`ErrorKind::Config`] that names every mistake, or [`ErrorKind::Unsupported`] for a scheme that
-    /// comes in a later version.
+    /// needs a feature which larder was built without.
     pub fn build(mut self) -> Result<CacheClient> {
         let mut mistakes = Vec::new();
         if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
@@ -322,6 +333,20 @@ impl Builder {
                 mistakes.push("both the URL and a provider give credentials; keep one".to_owned());
             }
             target.credentials = Some(Arc::clone(credentials));
+        }
+        if let Some(credentials) = &self.sentinel_credentials {
+            match &mut target.address {
+                // Nobody else has it yet.
+                Address::Sentinels(sentinels) => {
+                    if let Some(sentinels) = Arc::get_mut(sentinels) {
+                        sentinels.with_credentials(credentials);
+                    }
+                }
+                _ => mistakes.push(
+                    "sentinel_credentials is set and the URL is not redis+sentinel://; leave it out"
+                        .to_owned(),
+                ),
+            }
         }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {

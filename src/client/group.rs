@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::CacheClient;
+use super::fencing::fenced_op;
 use super::hashes::{self, copied};
 use super::json::json_op;
 use super::lists::{push_op, remove_op};
@@ -124,6 +125,18 @@ impl Group {
         presence: Presence,
     ) -> Self {
         self.and(set_op("set_value_if", key, value, ex.into(), Some(presence)))
+    }
+
+    /// As [`CacheClient::fenced_set`]; [`Reply::Bool`]. What stands beside it in a transaction is written whether this is
+    /// refused or not.
+    pub fn fenced_set(
+        self,
+        key: impl AsRef<[u8]>,
+        value: impl IntoValue,
+        token: u64,
+        ex: impl Into<Option<Duration>>,
+    ) -> Self {
+        self.and(fenced_op("fenced_set", key, value, token, ex.into()))
     }
 
     /// As [`CacheClient::get_value`]; [`Reply::Value`].

@@ -15,12 +15,15 @@ use self::coherence::Coherence;
 
 mod builder;
 mod coherence;
+mod fencing;
 mod group;
 mod hashes;
 mod json;
 mod lists;
 mod load;
+mod lock_list;
 mod locks;
+mod quorum;
 mod scan;
 mod values;
 
@@ -28,6 +31,7 @@ pub use builder::{Builder, DEADLINE};
 pub use group::Group;
 pub(crate) use load::{Detached, Family, ManyLoader, Nowhere, ReadPath, Seen, into_loaded};
 pub use load::{Given, IntoLoaded, LoadOptions, Loaded, Loader, ReadFrom};
+pub use lock_list::HeldLock;
 
 /// A cache client. Cloning it is cheap, and the clones share connections and statistics.
 ///
@@ -226,4 +230,21 @@ fn keys(name: &'static str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) ->
 /// A count that a store gave.
 fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hundreds of calls are in flight at once, and what they hold has to fit the caches of a core: a third more of it
+    /// cost a fifth of the rate at 512 tasks. The driver's own future is about 1,130 bytes of the second.
+    #[test]
+    fn a_call_in_flight_holds_little_memory() {
+        let client = CacheClient::builder().url("redis://127.0.0.1:1").build().unwrap();
+        let (layers, bottom) = (client.store(), client.0.redis.as_ref().unwrap());
+        let ping = || Batch::one("ping", Op::Ping);
+        let held = [size_of_val(&*layers.run(ping())), size_of_val(&*bottom.run(ping()))];
+        assert!(held[0] <= 600 && held[1] <= 1600, "{held:?}");
+        assert!(size_of_val(&client.get_value("key")) <= 280);
+    }
 }

@@ -35,12 +35,7 @@ impl CacheClient {
         &self,
         prefix: impl AsRef<[u8]>,
     ) -> impl Stream<Item = Result<Key>> + Send + Unpin + 'static {
-        let state = Scan {
-            client: self.clone(),
-            prefix: Bytes::copy_from_slice(prefix.as_ref()),
-            cursor: Some(0),
-            found: VecDeque::new(),
-        };
+        let state = Scan::new(self, "scan", Bytes::copy_from_slice(prefix.as_ref()));
         Box::pin(stream::unfold(state, |mut scan| async move {
             let item = scan.next().await?;
             Some((item, scan))
@@ -48,27 +43,48 @@ impl CacheClient {
     }
 }
 
-struct Scan {
+/// A scan under way.
+pub(super) struct Scan {
     client: CacheClient,
+    // What errors call it.
+    name: &'static str,
     prefix: Bytes,
     // Where the scan goes on; nothing at its end.
     cursor: Option<u64>,
-    found: VecDeque<Bytes>,
+    found: VecDeque<Key>,
 }
 
 impl Scan {
+    pub(super) fn new(client: &CacheClient, name: &'static str, prefix: Bytes) -> Self {
+        Self { client: client.clone(), name, prefix, cursor: Some(0), found: VecDeque::new() }
+    }
+
     async fn next(&mut self) -> Option<Result<Key>> {
         loop {
             if let Some(key) = self.found.pop_front() {
-                return Some(Key::from_bytes(key));
+                return Some(Ok(key));
             }
+            match self.page().await? {
+                Ok(keys) => self.found.extend(keys),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// The keys of the next step that found some. Nothing at the end, and after an error.
+    pub(super) async fn page(&mut self) -> Option<Result<Vec<Key>>> {
+        loop {
             let cursor = self.cursor?;
             let op = Op::Scan { cursor, prefix: self.prefix.clone(), count: STEP };
-            let step = self.client.run_one(Batch::one("scan", op)).await;
+            let step = self.client.run_one(Batch::one(self.name, op)).await;
             match step.and_then(|reply| reply.into_keys()) {
                 Ok((next, keys)) => {
                     self.cursor = (next != 0).then_some(next);
-                    self.found.extend(keys.into_iter().filter(|key| !key.is_empty()));
+                    // The empty key is none.
+                    let keys: Vec<_> = keys.into_iter().flat_map(Key::from_bytes).collect();
+                    if !keys.is_empty() {
+                        return Some(Ok(keys));
+                    }
                 }
                 Err(error) => {
                     self.cursor = None;

@@ -162,11 +162,7 @@ impl LockBuilder {
         let checked = self.checked()?;
         let mode = match self.most {
             Some(most) => LockMode::Shared { most },
-            None => LockMode::Exclusive {
-                label: self.label.clone().map(Bytes::from),
-                fair: self.fair,
-                waits: None,
-            },
+            None => LockMode::Exclusive { label: self.label(), fair: self.fair, waits: None },
         };
         Ok(Wanted {
             locks,
@@ -176,6 +172,15 @@ impl LockBuilder {
             lease: checked.lease,
             replicas: checked.replicas,
         })
+    }
+
+    /// The settings that a lock over several servers reads.
+    pub(super) fn times(&self) -> (Duration, Duration) {
+        (self.lease, self.wait)
+    }
+
+    pub(super) fn label(&self) -> Option<Bytes> {
+        self.label.clone().map(Bytes::from)
     }
 
     /// The settings that every kind of lock has.

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use super::LockId;
 use super::clock::Moment;
 use super::guard::{Lease, LockGuard};
-use super::hold::{Attempt, Hold, Single};
+use super::hold::{Attempt, Hold, Single, TRIES, no_reply};
 use super::line::{Lines, Place};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
-use crate::op::{Batch, Lane, LockMode, Locked, Op, Reply};
+use crate::op::{LockMode, Locked, Op};
 use crate::stats::{LockEvent, LockRecorder};
 use crate::store::{Store, Wakeups, runtime};
 use crate::ttl::Expiry;
@@ -35,7 +35,7 @@ pub(crate) struct Locks {
     pub(super) store: Arc<dyn Store>,
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) recorder: Arc<LockRecorder>,
-    lines: Arc<Lines>,
+    pub(super) lines: Arc<Lines>,
 }
 
 impl Locks {
@@ -76,6 +76,8 @@ enum Tried {
 impl Wanted {
     /// Gets it if it is free.
     pub(super) async fn try_once(self) -> Result<Option<LockGuard>> {
+        // The embedded store answers without one, and its guard could not renew itself.
+        runtime::check("a lock with a guard").map_err(|error| self.name(error))?;
         let shared = self.mode.is_shared();
         let Some(place) = self.locks.lines.line(&self.key, shared).try_first() else {
             return Ok(None);
@@ -124,21 +126,36 @@ impl Wanted {
         let record = self.key.lock_record();
         let watch = self.locks.wakeups.watch([&self.key, &record]);
         let (mut contended, mut unsure, mut poll) = (false, false, FIRST_POLL);
+        // Before the first try that may have taken it unheard.
+        let mut unheard: Option<Moment> = None;
         loop {
-            let (remaining, told, why) = match self.ask(&hold, Some(WAITS)).await {
+            let tried = Moment::now();
+            let (remaining, told, why) = match self.ask_again(&hold, unheard).await {
                 Ok(Tried::Taken { token, sent }) => {
                     attempt.close();
                     drop(watch);
                     self.locks.recorder.waited(started.elapsed());
                     return Ok(self.guard(hold, token, sent, place));
                 }
-                Ok(Tried::Wait { remaining, told, why }) => (remaining, told, why),
+                Ok(Tried::Wait { remaining, told, why }) => {
+                    match why {
+                        // Given back, if that was heard.
+                        Some(_) => _ = unheard.get_or_insert(tried),
+                        // Somebody else has it: what was taken unheard was not before now.
+                        None => unheard = unheard.map(|_| tried),
+                    }
+                    (remaining, told, why)
+                }
                 Err(error) if passes(&error) => {
-                    unsure |= error.outcome() == Outcome::Unknown;
+                    if error.outcome() == Outcome::Unknown {
+                        unsure = true;
+                        unheard.get_or_insert(tried);
+                    }
                     (LAST_POLL, false, Some(error))
                 }
                 Err(error) => {
-                    if !unsure && error.outcome() != Outcome::Unknown {
+                    // One who waited may have left a place in the queue.
+                    if !unsure && !contended && error.outcome() != Outcome::Unknown {
                         attempt.close();
                     }
                     return Err(error);
@@ -163,6 +180,24 @@ impl Wanted {
         }
     }
 
+    /// Asks the store once more. `unheard` is from before the first try that may have taken the lock: its lease counts
+    /// from there, since asking again does not prolong it.
+    async fn ask_again(&self, hold: &Single, unheard: Option<Moment>) -> Result<Tried> {
+        let tried = self.ask(hold, Some(WAITS)).await?;
+        let (token, sent) = match (tried, unheard) {
+            (Tried::Taken { token, .. }, Some(sent)) => (token, sent),
+            (tried, _) => return Ok(tried),
+        };
+        if sent.elapsed() < self.lease.renew_every {
+            return Ok(Tried::Taken { token, sent });
+        }
+        let sent = Moment::now();
+        if hold.extend(self.lease.renew_every).await? {
+            return Ok(Tried::Taken { token, sent });
+        }
+        Ok(Tried::Wait { remaining: Duration::ZERO, told: false, why: None })
+    }
+
     fn hold(&self) -> Arc<Single> {
         Arc::new(Single {
             store: Arc::clone(&self.locks.store),
@@ -170,10 +205,11 @@ impl Wanted {
             id: LockId::new(),
             expiry: self.expiry,
             shared: self.mode.is_shared(),
+            replicas: self.replicas,
         })
     }
 
-    /// Asks the store once. One who waits asks where changes are told.
+    /// Asks the store once, where changes are told.
     async fn ask(&self, hold: &Single, waits: Option<Duration>) -> Result<Tried> {
         let mut mode = self.mode.clone();
         if let LockMode::Exclusive { waits: counts, .. } = &mut mode {
@@ -181,61 +217,44 @@ impl Wanted {
         }
         let (key, id) = (self.key.clone(), hold.id.to_bytes());
         let lock = Op::Lock { key, id, expiry: self.expiry, mode };
-        let batch = match self.replicas {
-            None => Batch::one("lock", lock),
-            Some((copies, within)) => {
-                Batch::many("lock", vec![lock, Op::Replicated { copies, within }])
-            }
-        };
-        let batch = if waits.is_some() { batch.on(Lane::Tracked) } else { batch };
+        let batch = hold.replicated("lock", lock).on(TRIES);
         let sent = Moment::now();
         let replies = self.locks.store.run(batch).await?;
         let told = replies.vouch().is_some_and(|vouch| vouch.holds());
         let mut results = replies.into_results().into_iter();
-        let locked = match results.next() {
-            Some(result) => result.and_then(Reply::into_locked)?,
-            None => return Err(Error::new(ErrorKind::Protocol, "the store gave no reply")),
-        };
-        let Locked::Taken { token } = locked else {
-            let Locked::Held { remaining } = locked else { unreachable!("it is one or the other") };
-            return Ok(Tried::Wait { remaining, told, why: None });
-        };
-        let refused = match (self.replicas, results.next()) {
-            (Some((copies, within)), Some(reached)) => {
-                let reached = reached.and_then(Reply::into_int)?;
-                (reached < i64::from(copies)).then(|| {
-                    Error::new(
-                        ErrorKind::Unavailable,
-                        format!(
-                            "the lock reached {reached} of {copies} replicas within {:?}",
-                            within.as_duration()
-                        ),
-                    )
-                    .with_outcome(Outcome::Unknown)
-                })
+        let locked = results.next().unwrap_or_else(|| Err(no_reply()))?.into_locked()?;
+        let token = match locked {
+            Locked::Taken { token } => token,
+            Locked::Held { remaining } => {
+                return Ok(Tried::Wait { remaining, told, why: None });
             }
-            _ => None,
         };
         let took = sent.elapsed();
-        // Renewals would come too late as well.
-        let slow = (took >= self.lease.renew_every).then(|| {
-            Error::new(
-                ErrorKind::Config,
-                format!(
-                    "a try took {took:?}, which a lease of {:?} has no room for; lengthen the lease",
-                    self.lease.term
-                ),
-            )
-            .with_outcome(Outcome::Unknown)
-        });
-        match refused.or(slow) {
-            None => Ok(Tried::Taken { token, sent }),
-            Some(why) => {
-                // Given back, and asked for again.
-                _ = hold.release().await;
-                Ok(Tried::Wait { remaining: LAST_POLL, told: false, why: Some(self.name(why)) })
-            }
+        let why = match hold.reached(results.next()) {
+            Err(error) => error,
+            // Renewals would come too late as well.
+            Ok(()) if took >= self.lease.renew_every => self.too_slow(took),
+            Ok(()) => return Ok(Tried::Taken { token, sent }),
+        };
+        // Given back, and asked for again if waiting may help.
+        _ = hold.undo().await;
+        let why = self.name(why);
+        if why.kind() != ErrorKind::Config && !passes(&why) {
+            return Err(why);
         }
+        Ok(Tried::Wait { remaining: LAST_POLL, told: false, why: Some(why) })
+    }
+
+    fn too_slow(&self, took: Duration) -> Error {
+        let Lease { term, renew_every } = self.lease;
+        Error::new(
+            ErrorKind::Config,
+            format!(
+                "a try took {took:?}, longer than the {renew_every:?} after which the lease of {term:?} is renewed; \
+                 lengthen them"
+            ),
+        )
+        .with_outcome(Outcome::Unknown)
     }
 
     fn guard(self, hold: Arc<Single>, token: Option<u64>, sent: Moment, place: Place) -> LockGuard {

@@ -86,7 +86,12 @@ impl State {
         if self.over.borrow().is_some() {
             return Duration::ZERO;
         }
-        self.lease.good_for().saturating_sub(self.elapsed())
+        let left = self.lease.good_for().saturating_sub(self.elapsed());
+        if left.is_zero() {
+            // For good: an answer that comes now does not bring back what somebody was told is over.
+            self.end(Loss::Expired);
+        }
+        left
     }
 
     /// It is not held any more. Whether it was until now.
@@ -95,14 +100,17 @@ impl State {
             let held = over.is_none();
             if held {
                 *over = Some(why);
+                if why != Loss::Released {
+                    // Before anybody is told, who may want the place or look at the numbers. Who waits here need not wait
+                    // for the guard to be dropped.
+                    drop(self.take_place());
+                    self.recorder.count(LockEvent::Lost);
+                }
             }
             held
         });
         if ended && why != Loss::Released {
-            self.recorder.count(LockEvent::Lost);
             tracing::warn!(target: "larder", key = %self.hold.key(), %why, "a lock is lost");
-            // Who waits here need not wait for the guard to be dropped.
-            drop(self.take_place());
         }
         ended
     }
@@ -111,13 +119,18 @@ impl State {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn lost(self: &Arc<Self>) -> impl Future<Output = Loss> + Send + 'static {
+    fn lost(self: &Arc<Self>) -> impl Future<Output = Loss> + Send + 'static + use<> {
         let mut over = self.over.subscribe();
         // The sender lives as long as this future.
         let state = Arc::clone(self);
         async move {
-            let seen = over.wait_for(Option::is_some).await.ok().and_then(|over| *over);
-            drop(state);
+            let mut told = pin!(over.wait_for(Option::is_some));
+            let seen = poll_fn(|cx| {
+                // The clock first: a process that stood still goes on here before its timers do.
+                state.valid_for();
+                told.as_mut().poll(cx).map(|over| over.ok().and_then(|over| *over))
+            })
+            .await;
             seen.unwrap_or(Loss::Released)
         }
     }
@@ -125,20 +138,9 @@ impl State {
     async fn run<F: Future>(self: &Arc<Self>, work: F) -> Result<F::Output> {
         let mut lost = pin!(self.lost());
         let mut work = pin!(work);
-        poll_fn(|cx| {
-            let loss = match lost.as_mut().poll(cx) {
-                Poll::Ready(loss) => Some(loss),
-                // The clock first: a process that stood still goes on here before its timers do.
-                Poll::Pending if self.valid_for().is_zero() => {
-                    self.end(Loss::Expired);
-                    Some(Loss::Expired)
-                }
-                Poll::Pending => None,
-            };
-            match loss {
-                Some(loss) => Poll::Ready(Err(self.gone(loss))),
-                None => work.as_mut().poll(cx).map(Ok),
-            }
+        poll_fn(|cx| match lost.as_mut().poll(cx) {
+            Poll::Ready(loss) => Poll::Ready(Err(self.gone(loss))),
+            Poll::Pending => work.as_mut().poll(cx).map(Ok),
         })
         .await
     }
@@ -161,7 +163,6 @@ impl Keeper {
         loop {
             let left = state.valid_for();
             if left.is_zero() {
-                state.end(Loss::Expired);
                 return;
             }
             let wait = due.saturating_sub(state.elapsed());
@@ -265,7 +266,7 @@ impl LockGuard {
     }
 
     /// Ends when the lock is not held any more, and says why. It does not borrow the guard, and ends with it too.
-    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static + use<> {
         self.state.lost()
     }
 
@@ -308,9 +309,9 @@ impl LockGuard {
         self.keeper.abort();
         let hold = Arc::clone(&self.state.hold);
         let place = self.state.take_place();
-        // If this future is dropped, the guard is, and gives the lock back.
+        // If this future is dropped, or nothing was heard, the guard is dropped, and gives the lock back once more.
         let released = hold.release().await;
-        self.open = false;
+        self.open = released.is_err();
         drop(place);
         if matches!(released, Ok(false)) {
             self.state.recorder.count(LockEvent::RefusedRelease);
@@ -357,7 +358,7 @@ impl LockWatcher {
     }
 
     /// As [`LockGuard::lost`].
-    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static + use<> {
         self.0.lost()
     }
 

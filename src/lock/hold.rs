@@ -6,11 +6,15 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::LockId;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
-use crate::op::{Batch, Op};
+use crate::op::{Batch, Lane, Op, Reply};
 use crate::store::{Store, runtime};
 use crate::ttl::Expiry;
+
+/// Over which lane a lock is tried for and a try is taken back: what changes is told there, and it is one
+/// connection, in whose order the server sees both.
+pub(super) const TRIES: Lane = Lane::Tracked;
 
 /// Something that is held under a lease.
 pub(super) trait Hold: Send + Sync + 'static {
@@ -22,6 +26,11 @@ pub(super) trait Hold: Send + Sync + 'static {
 
     /// Gives it back. Whether it was still held.
     fn release(&self) -> BoxFuture<'_, Result<bool>>;
+
+    /// Gives back what a try may have taken whose answer is not known. Not to overtake that try.
+    fn undo(&self) -> BoxFuture<'_, Result<bool>> {
+        self.release()
+    }
 }
 
 /// A lock at one store.
@@ -32,6 +41,45 @@ pub(super) struct Single {
     pub(super) id: LockId,
     pub(super) expiry: Expiry,
     pub(super) shared: bool,
+    /// How many replicas have to have it, and how long that may take.
+    pub(super) replicas: Option<(u32, Expiry)>,
+}
+
+impl Single {
+    fn unlock(&self) -> Batch {
+        let op = Op::Unlock { key: self.key.clone(), id: self.id.to_bytes(), shared: self.shared };
+        Batch::one("release_lock", op)
+    }
+
+    /// A batch whose effect counts when the replicas have it.
+    pub(super) fn replicated(&self, name: &'static str, op: Op) -> Batch {
+        match self.replicas {
+            None => Batch::one(name, op),
+            Some((copies, within)) => {
+                Batch::many(name, vec![op, Op::Replicated { copies, within }])
+            }
+        }
+    }
+
+    /// Whether the replicas have it, by the answer of a [`replicated`](Self::replicated) batch behind the first.
+    pub(super) fn reached(&self, answer: Option<Result<Reply>>) -> Result<()> {
+        let Some((copies, within)) = self.replicas else { return Ok(()) };
+        let answer = answer.unwrap_or_else(|| Err(no_reply()));
+        // Whatever became of the wait, what stands before it was applied.
+        let reached = answer
+            .and_then(Reply::into_int)
+            .map_err(|error| error.with_outcome(Outcome::Unknown))?;
+        if reached >= i64::from(copies) {
+            return Ok(());
+        }
+        let within = within.as_duration();
+        let text = format!("the lock reached {reached} of {copies} replicas within {within:?}");
+        Err(Error::new(ErrorKind::Unavailable, text).with_outcome(Outcome::Unknown))
+    }
+}
+
+pub(super) fn no_reply() -> Error {
+    Error::new(ErrorKind::Protocol, "the store gave no reply")
 }
 
 impl Hold for Single {
@@ -46,13 +94,27 @@ impl Hold for Single {
             expiry: self.expiry,
             shared: self.shared,
         };
-        let batch = Batch::one("renew_lock", op).timeout(within);
-        Box::pin(async move { self.store.run(batch).await?.into_one()?.into_bool() })
+        let copying = self.replicas.map_or(Duration::ZERO, |(_, within)| within.as_duration());
+        let batch = self.replicated("renew_lock", op).timeout(within + copying);
+        Box::pin(async move {
+            let mut results = self.store.run(batch).await?.into_results().into_iter();
+            let held = results.next().unwrap_or_else(|| Err(no_reply()))?.into_bool()?;
+            if held {
+                // A failover to a replica that has not seen it would end the lock sooner than its holder knows.
+                self.reached(results.next())?;
+            }
+            Ok(held)
+        })
     }
 
     fn release(&self) -> BoxFuture<'_, Result<bool>> {
-        let op = Op::Unlock { key: self.key.clone(), id: self.id.to_bytes(), shared: self.shared };
-        let batch = Batch::one("release_lock", op);
+        let batch = self.unlock();
+        Box::pin(async move { self.store.run(batch).await?.into_one()?.into_bool() })
+    }
+
+    fn undo(&self) -> BoxFuture<'_, Result<bool>> {
+        // Behind the try, over the connection that tries go over.
+        let batch = self.unlock().on(TRIES);
         Box::pin(async move { self.store.run(batch).await?.into_one()?.into_bool() })
     }
 }
@@ -76,7 +138,7 @@ impl<H: Hold> Attempt<H> {
     /// Gives back whatever there is of it.
     pub(super) async fn undo(self) {
         // What cannot be given back now runs out by itself.
-        _ = self.hold.release().await;
+        _ = self.hold.undo().await;
         self.close();
     }
 }
@@ -84,23 +146,29 @@ impl<H: Hold> Attempt<H> {
 impl<H: Hold> Drop for Attempt<H> {
     fn drop(&mut self) {
         if self.open {
-            give_back(Arc::clone(&self.hold) as _, ());
+            let hold = Arc::clone(&self.hold);
+            in_background(&self.hold.key().clone(), async move { _ = hold.undo().await });
         }
     }
 }
 
 /// Gives a lock back in a task of its own, and drops `place` then. Outside of a runtime it runs out by itself.
 pub(super) fn give_back(hold: Arc<dyn Hold>, place: impl Send + 'static) {
+    let key = hold.key().clone();
+    in_background(&key, async move {
+        _ = hold.release().await;
+        drop(place);
+    });
+}
+
+fn in_background(key: &Key, work: impl Future<Output = ()> + Send + 'static) {
     if runtime::is_here() {
-        tokio::spawn(async move {
-            _ = hold.release().await;
-            drop(place);
-        });
+        tokio::spawn(work);
         return;
     }
     tracing::warn!(
         target: "larder",
-        key = %hold.key(),
+        %key,
         "a lock was dropped outside of a tokio runtime: it is free when its lease is over"
     );
 }

@@ -9,13 +9,16 @@ mod hold;
 mod id;
 mod leader;
 mod line;
+mod quorum;
 
 use std::time::Duration;
 
 pub use builder::LockBuilder;
+pub(crate) use builder::PREFIX;
 pub(crate) use contend::Locks;
 pub use guard::{LockGuard, LockWatcher, Loss};
 pub use id::LockId;
+pub use quorum::QuorumLock;
 
 /// How to take a lock.
 ///

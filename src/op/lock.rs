@@ -16,8 +16,9 @@ pub enum LockMode {
         label: Option<Bytes>,
         /// Whether those who waited before go first.
         fair: bool,
-        /// How long somebody who waits counts from its last try, so that others can wait for it: for its turn, or
-        /// behind holders who share. Without it a refused try leaves no trace.
+        /// How long somebody who waits counts, so that others can wait for it: for its turn, or behind holders who
+        /// share. A try renews that when half of it is over, so it is to try at least twice in this time. Who does
+        /// not count any more has lost its turn. Without it a refused try leaves no trace.
         waits: Option<Expiry>,
     },
     /// By holders who share it, at most so many of them. Together they exclude one who does not share, and

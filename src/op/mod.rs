@@ -78,7 +78,7 @@ pub enum Op {
         token: Bytes,
         value: Bytes,
         expiry: Option<Expiry>,
-        replaces: Option<Replaced>,
+        replaces: Option<Box<Replaced>>,
     },
     /// Gives a lock or lease that holds `id` a new expiry. [`Reply::Bool`]: whether it held `id`.
     Renew { key: Key, id: Bytes, expiry: Expiry },
@@ -114,7 +114,7 @@ pub enum Op {
     /// Gives a lock back: deletes `key` if it holds `id`. [`Reply::Bool`].
     Release { key: Key, id: Bytes },
     /// Takes a lock: writes `id` under `key` if the key is absent, or, of a shared one, the word `shared`, with `id` in the
-    /// lock's record ([`Key::lock_record`]). Repeating it with the same `id` answers the same again, and prolongs
+    /// lock's record ([`Key::lock_record`]). Without the key nobody holds it, whatever the record says. Repeating it with the same `id` answers the same again, and prolongs
     /// nothing. Who takes it alone gets a fencing token: the last one plus one, or the store's time in microseconds
     /// if that is larger. [`Reply::Locked`].
     Lock { key: Key, id: Bytes, expiry: Expiry, mode: LockMode },
@@ -294,6 +294,12 @@ impl Op {
         if matches!(self, Self::GetMany { keys } | Self::Delete { keys } | Self::Fetch { keys } if keys.is_empty())
         {
             return Err(Error::new(ErrorKind::InvalidInput, "no keys were given"));
+        }
+        if matches!(self, Self::Lock { id, .. } | Self::Acquire { id, .. } if id == "shared") {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "`shared` identifies no holder, it stands for all who share a lock; take another identifier",
+            ));
         }
         if matches!(self, Self::Lock { mode: LockMode::Shared { most: 0 }, .. }) {
             return Err(Error::new(

@@ -37,7 +37,7 @@ pub enum Reply {
     /// A value or none for each key, with its remaining time.
     Fetched(Vec<Fetched>),
     /// What stands under a key, and what became of its lease.
-    Leased(Leased),
+    Leased(Box<Leased>),
     /// Whether a fill was accepted; what stands under the key now, if it was not.
     Filled { accepted: bool, found: Fetched },
     /// What became of a lock.
@@ -126,7 +126,7 @@ getters! {
     /// A value or none for each key, with its remaining time.
     into_fetched -> Vec<Fetched>, Self::Fetched(fetched) => fetched;
     /// What stands under a key, and what became of its lease.
-    into_leased -> Leased, Self::Leased(leased) => leased;
+    into_leased -> Leased, Self::Leased(leased) => *leased;
     /// What became of a lock.
     into_locked -> Locked, Self::Locked(locked) => locked;
     /// Whether a fill was accepted, and what stands there if it was not.

@@ -9,7 +9,7 @@ const MOST_STRIPES: usize = 16;
 
 /// Where a thread counts. Asked for once for all that a call counts.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Its stripe, from 0 to [`stripes`] - 1.
     stripe: usize,
     /// Whether nobody else counts there.
@@ -21,7 +21,7 @@ pub(super) struct Place {
 /// The first threads to count have a stripe each for good, which they need not lock; all others share the
 /// last one.
 #[inline]
-pub(super) fn place() -> Place {
+pub(crate) fn place() -> Place {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static MINE: Cell<Option<Place>> = const { Cell::new(None) };
@@ -38,7 +38,7 @@ pub(super) fn place() -> Place {
 impl Place {
     /// This thread's part of what is striped.
     #[inline]
-    pub(super) fn of<T>(self, stripes: &[T]) -> &T {
+    pub(crate) fn of<T>(self, stripes: &[T]) -> &T {
         &stripes[self.stripe]
     }
 
@@ -56,7 +56,7 @@ impl Place {
 }
 
 /// How many stripes there are: about one for each core.
-pub(super) fn stripes() -> usize {
+pub(crate) fn stripes() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

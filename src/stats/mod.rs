@@ -13,7 +13,8 @@ mod locks;
 mod reads;
 mod table;
 
-use cells::{Place, Striped, place};
+use cells::{Place, Striped};
+pub(crate) use cells::{place, stripes};
 use histogram::Histogram;
 pub use histogram::Latency;
 pub use locks::LockStats;
@@ -177,7 +178,8 @@ impl Recorder {
         }
         let slot = self.slot(batch, first);
         // What is removed was not written, nor was what its condition kept out.
-        let kept_out = matches!((op, reply), (Op::Set { .. }, Reply::Bool(false)));
+        let kept_out =
+            matches!((op, reply), (Op::Set { .. } | Op::FencedSet { .. }, Reply::Bool(false)));
         if let Some(value) = op.payload()
             && !kept_out
             && !matches!(op, Op::ListRemove { .. })

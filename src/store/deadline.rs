@@ -5,6 +5,8 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task;
+
 use super::{Capabilities, Layer, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
@@ -26,26 +28,37 @@ impl<S: Layer> Deadline<S> {
 impl<S: Layer> Layer for Deadline<S> {
     async fn call(&self, batch: &Batch) -> Result<Replies> {
         let timeout = batch.own_timeout().unwrap_or(self.default);
-        let Some(deadline) = batch.started().checked_add(timeout) else {
-            return self.inner.call(batch).await;
-        };
-        let batch = batch.clone().with_deadline(deadline);
-        let mut running = pin!(self.inner.call(&batch));
+        // A deadline beyond what the clock can say is none.
+        let deadline = batch.started().checked_add(timeout);
+        let bounded = deadline.map(|deadline| batch.clone().with_deadline(deadline));
+        let batch = bounded.as_ref().unwrap_or(batch);
+        // Called at one place: at two, every call would hold room for both.
+        let mut running = pin!(self.inner.call(batch));
         // The embedded store answers at the first poll: it shall not pay for a timer.
         if let Poll::Ready(done) =
             future::poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await
         {
             return done;
         }
+        let Some(deadline) = deadline else { return running.await };
         // Only a store of the caller's own gets here without a runtime.
         if let Err(error) = runtime::check("the deadline of a call that waits") {
             let outcome = if batch.was_sent() { Outcome::Unknown } else { Outcome::NotSent };
             return Err(error.with_outcome(outcome));
         }
-        match tokio::time::timeout_at(deadline, running).await {
-            Ok(done) => done,
-            Err(_) => Err(overdue(&batch, timeout)),
-        }
+        // Not `timeout_at`, which would begin by polling the call a second time. The timer has no part in the task's
+        // budget: a call that used it up shall end in time as well.
+        let mut timer = pin!(task::unconstrained(tokio::time::sleep_until(deadline)));
+        let mut is_polled = true;
+        future::poll_fn(|cx| {
+            if !std::mem::take(&mut is_polled)
+                && let Poll::Ready(done) = running.as_mut().poll(cx)
+            {
+                return Poll::Ready(done);
+            }
+            timer.as_mut().poll(cx).map(|()| Err(overdue(batch, timeout)))
+        })
+        .await
     }
 
     fn capabilities(&self) -> Capabilities {

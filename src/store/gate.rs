@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use super::{Capabilities, Layer, runtime};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Batch, Op, Replies};
+use crate::stats::{place, stripes};
 
 /// Refuses calls after [`Store::close`](super::Store::close), which waits for those in flight.
 #[derive(Debug)]
@@ -17,16 +18,37 @@ pub(crate) struct Gate<S> {
     patience: Duration,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    in_flight: AtomicUsize,
+    // Each thread counts calls in where threads of its own count. A call is counted out where it was counted in, so
+    // that one that is zero after `closed` was set stays so.
+    in_flight: Box<[Count]>,
     closed: AtomicBool,
     emptied: Notify,
 }
 
+/// Alone on its cache lines: one that every call of every thread changes costs those around it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Count(AtomicUsize);
+
 impl State {
+    fn new() -> Self {
+        Self {
+            in_flight: (0..stripes()).map(|_| Count::default()).collect(),
+            closed: AtomicBool::new(false),
+            emptied: Notify::new(),
+        }
+    }
+
+    fn enter(&self) -> Pass<'_> {
+        let count = place().of(&self.in_flight);
+        count.0.fetch_add(1, Ordering::SeqCst);
+        Pass { state: self, count }
+    }
+
     fn is_empty(&self) -> bool {
-        self.in_flight.load(Ordering::SeqCst) == 0
+        self.in_flight.iter().all(|count| count.0.load(Ordering::SeqCst) == 0)
     }
 
     async fn emptied(&self) {
@@ -41,14 +63,17 @@ impl State {
 }
 
 /// One call in flight; counted down however its future ends.
-struct Pass<'a>(&'a State);
+struct Pass<'a> {
+    state: &'a State,
+    count: &'a Count,
+}
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1
-            && self.0.closed.load(Ordering::SeqCst)
+        if self.count.0.fetch_sub(1, Ordering::SeqCst) == 1
+            && self.state.closed.load(Ordering::SeqCst)
         {
-            self.0.emptied.notify_waiters();
+            self.state.emptied.notify_waiters();
         }
     }
 }
@@ -56,14 +81,13 @@ impl Drop for Pass<'_> {
 impl<S: Layer> Gate<S> {
     /// A gate over calls that end within `patience` if they are polled.
     pub(crate) fn new(inner: S, patience: Duration) -> Self {
-        Self { inner, state: State::default(), patience }
+        Self { inner, state: State::new(), patience }
     }
 }
 
 impl<S: Layer> Layer for Gate<S> {
     async fn call(&self, batch: &Batch) -> Result<Replies> {
-        self.state.in_flight.fetch_add(1, Ordering::SeqCst);
-        let _pass = Pass(&self.state);
+        let _pass = self.state.enter();
         if self.state.closed.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Closed, "the client is closed"));
         }

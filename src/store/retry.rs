@@ -27,13 +27,34 @@ impl<S: Store> Retry<S> {
 
 impl<S: Store> Layer for Retry<S> {
     async fn call(&self, batch: &Batch) -> Result<Replies> {
+        let done = self.inner.run(batch.clone()).await;
+        match verdict(batch, &done) {
+            None => done,
+            // Boxed, so that calls that go well do not carry its room.
+            Some(again) => Box::pin(self.repeat(batch, done, again)).await,
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+impl<S: Store> Retry<S> {
+    /// Goes on after the first attempt, which may be made `again`.
+    async fn repeat(
+        &self,
+        batch: &Batch,
+        mut done: Result<Replies>,
+        mut again: Outcome,
+    ) -> Result<Replies> {
         let mut pause = FIRST_PAUSE;
         let mut unsure = false;
         loop {
-            let done = self.inner.run(batch.clone()).await;
-            let Some(again) = verdict(batch, &done) else {
-                return settled(done, unsure);
-            };
             unsure |= again == Outcome::Unknown;
             if again == Outcome::Rejected && !unsure {
                 batch.clear_sent();
@@ -48,15 +69,12 @@ impl<S: Store> Layer for Retry<S> {
             }
             tokio::time::sleep(jittered).await;
             pause = (pause * 2).min(LAST_PAUSE);
+            done = self.inner.run(batch.clone()).await;
+            match verdict(batch, &done) {
+                Some(next) => again = next,
+                None => return settled(done, unsure),
+            }
         }
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
     }
 }
 

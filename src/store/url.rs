@@ -8,11 +8,14 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::AnyCredentials;
 #[cfg(feature = "tls")]
@@ -21,6 +24,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The port of a server that names none.
 pub(crate) const DEFAULT_PORT: u16 = 6379;
+
+/// The port of a sentinel that names none.
+const SENTINEL_PORT: u16 = 26_379;
 
 /// Redis keeps the number of databases in an `int`; how many there are is the server's to say.
 pub(crate) const DB_RANGE: RangeInclusive<u64> = 0..=i32::MAX as u64;
@@ -140,6 +146,75 @@ pub(crate) enum Address {
     Tcp { host: String, port: u16 },
     /// The path of a socket.
     Unix(PathBuf),
+    /// Where sentinels say that the primary is.
+    Sentinels(Arc<Sentinels>),
+}
+
+/// A group of sentinels, and the name of the primary that they watch.
+pub(crate) struct Sentinels {
+    /// Each as a server of its own, with the credentials that it wants.
+    pub(crate) targets: Vec<Arc<RedisTarget>>,
+    pub(crate) primary: String,
+    /// The primary that was replaced last, and when they said so.
+    pub(crate) replaced: watch::Sender<Option<(Address, Instant)>>,
+    /// The task that listens to them.
+    listening: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Sentinels {
+    fn new(targets: Vec<Arc<RedisTarget>>, primary: String) -> Self {
+        Self { targets, primary, replaced: watch::Sender::new(None), listening: Mutex::new(None) }
+    }
+
+    pub(crate) fn listening(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        // Nothing that can panic runs under this lock.
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Sentinels {
+    fn drop(&mut self) {
+        if let Some(task) = self.listening().take() {
+            task.abort();
+        }
+    }
+}
+
+impl Sentinels {
+    /// Who we are at the sentinels, whom the servers' credentials do not concern.
+    pub(crate) fn with_credentials(&mut self, credentials: &Arc<dyn AnyCredentials>) {
+        for target in &mut self.targets {
+            if let Some(target) = Arc::get_mut(target) {
+                target.credentials = Some(Arc::clone(credentials));
+            }
+        }
+    }
+}
+
+impl PartialEq for Sentinels {
+    fn eq(&self, other: &Self) -> bool {
+        let addresses = |one: &Self| -> Vec<String> {
+            one.targets.iter().map(|target| target.address.to_string()).collect()
+        };
+        self.primary == other.primary && addresses(self) == addresses(other)
+    }
+}
+
+impl Eq for Sentinels {}
+
+impl fmt::Debug for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, target) in self.targets.iter().enumerate() {
+            write!(f, "{}{}", if at > 0 { "," } else { "" }, target.address)?;
+        }
+        write!(f, "/{}", self.primary)
+    }
 }
 
 /// The options behind the `?` of a Redis URL.
@@ -155,8 +230,8 @@ impl Target {
     /// Reads a store URL.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] with every mistake, or [`ErrorKind::Unsupported`] for a scheme of a
-    /// later version. Neither repeats a credential.
+    /// [`ErrorKind::Config`] with every mistake, or [`ErrorKind::Unsupported`] for a scheme that needs a feature
+    /// which larder was built without. Neither repeats a credential.
     pub(crate) fn parse(url: &str) -> Result<Self> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(config(&[format!("it has no scheme; {KNOWN_SCHEMES}").into()]));
@@ -196,13 +271,7 @@ impl Target {
                     "rediss+cluster:// needs TLS; build larder with its feature `tls`",
                 ));
             }
-            "redis+sentinel" => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "store URLs of the scheme redis+sentinel:// come in a later version of larder; this one \
-                     takes memory://, redis://, rediss://, redis+unix://, redis+cluster:// and rediss+cluster://",
-                ));
-            }
+            "redis+sentinel" => sentinels(rest, &mut mistakes).map(Self::Redis),
             _ => {
                 mistakes.add(format!("its scheme is unknown; {KNOWN_SCHEMES}"));
                 None
@@ -215,8 +284,8 @@ impl Target {
     }
 }
 
-const KNOWN_SCHEMES: &str = "known are memory://, redis://, rediss://, redis+unix://, redis+cluster://, \
-                             rediss+cluster://, and for later versions redis+sentinel://";
+const KNOWN_SCHEMES: &str = "known are memory://, redis://, rediss://, redis+unix://, redis+sentinel://, \
+                             redis+cluster:// and rediss+cluster://";
 
 fn config(mistakes: &[Cow<'static, str>]) -> Error {
     Error::new(ErrorKind::Config, format!("the store URL is wrong: {}", mistakes.join("; ")))
@@ -385,7 +454,7 @@ fn servers<'a>(
         if several { host_and_port.split(',').collect() } else { vec![host_and_port] };
     // Each is looked at, so that the mistakes of all are named.
     let addresses: Vec<Option<Address>> =
-        hosts.into_iter().map(|host| host_and_port_of(host, mistakes)).collect();
+        hosts.into_iter().map(|host| host_and_port_of(host, DEFAULT_PORT, mistakes)).collect();
     let addresses: Option<Vec<Address>> = addresses.into_iter().collect();
     let db = match parts.path.strip_prefix('/').unwrap_or("") {
         "" => Some(0),
@@ -399,6 +468,50 @@ fn servers<'a>(
     let first = addresses.first()?.clone();
     let target = RedisTarget::new(first, credentials?, db? as i64, options);
     Some((addresses, target, texts))
+}
+
+/// Sentinels by their hosts, the name of the primary, and perhaps a database. The credentials are those of the servers
+/// that they watch.
+fn sentinels(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    if rest[authority_end..].contains('@') {
+        mistakes.add(RAW_SEPARATOR);
+        return None;
+    }
+    let parts = Parts::split(rest, mistakes);
+    let (userinfo, hosts) = match parts.authority.rsplit_once('@') {
+        Some((userinfo, hosts)) => (userinfo, hosts),
+        None => ("", parts.authority),
+    };
+    let credentials = credentials(userinfo, mistakes);
+    let addresses: Vec<Option<Address>> =
+        hosts.split(',').map(|host| host_and_port_of(host, SENTINEL_PORT, mistakes)).collect();
+    let understood = addresses.iter().all(Option::is_some);
+    let mut path = parts.path.strip_prefix('/').unwrap_or("").split('/');
+    let primary = mistakes.decode("the name of the primary", path.next().unwrap_or(""));
+    if primary.as_ref().is_some_and(String::is_empty) {
+        mistakes.add(
+            "the name of the primary that the sentinels watch is missing; write \
+             redis+sentinel://h1,h2,h3/name",
+        );
+    }
+    let db = match path.next().unwrap_or("") {
+        "" => Some(0),
+        text => mistakes.number("the database (behind the name)", text, DB_RANGE),
+    };
+    if path.next().is_some() {
+        mistakes.add("behind the name of the primary may stand a database, nothing else");
+    }
+    let options = Options::read(parts.query, &REDIS_OPTIONS, understood, mistakes).finish(mistakes);
+    let nobody = || (None, None);
+    let targets = addresses
+        .into_iter()
+        .map(|address| {
+            Some(Arc::new(RedisTarget::new(address?, nobody(), 0, UrlOptions::default())))
+        })
+        .collect::<Option<Vec<_>>>()?;
+    let address = Address::Sentinels(Arc::new(Sentinels::new(targets, primary?)));
+    Some(RedisTarget::new(address, credentials?, db? as i64, options))
 }
 
 fn unix(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
@@ -461,7 +574,7 @@ fn credentials(userinfo: &str, mistakes: &mut Mistakes) -> Option<Credentials> {
     Some((named.then_some(username), password))
 }
 
-fn host_and_port_of(text: &str, mistakes: &mut Mistakes) -> Option<Address> {
+fn host_and_port_of(text: &str, default: u16, mistakes: &mut Mistakes) -> Option<Address> {
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let Some((host, port)) = bracketed.split_once(']') else {
             mistakes.add("the IPv6 address has no closing bracket; write [::1]:6379");
@@ -501,7 +614,7 @@ fn host_and_port_of(text: &str, mistakes: &mut Mistakes) -> Option<Address> {
         (host, port)
     };
     let port = match port {
-        None => DEFAULT_PORT,
+        None => default,
         Some(port) => mistakes.number("the port", port, 1..=u16::MAX.into())? as u16,
     };
     Some(Address::Tcp { host: host.to_owned(), port })
@@ -606,6 +719,12 @@ pub(crate) fn build(
             let path = utf8_percent_encode(&path, PATH_ENCODED);
             format!("redis+unix://{userinfo}{path}?db={db}")
         }
+        Address::Sentinels(sentinels) => {
+            let hosts: Vec<_> =
+                sentinels.targets.iter().map(|target| target.address.to_string()).collect();
+            let primary = utf8_percent_encode(&sentinels.primary, ENCODED);
+            format!("redis+sentinel://{userinfo}{}/{primary}/{db}", hosts.join(","))
+        }
     })
 }
 
@@ -629,6 +748,7 @@ impl fmt::Display for Address {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Sentinels(sentinels) => write!(f, "sentinels {sentinels}"),
         }
     }
 }

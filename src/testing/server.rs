@@ -60,6 +60,8 @@ pub struct RedisServerBuilder {
     // Of a cluster that somebody else puts together.
     member: bool,
     tls: Option<TlsFiles>,
+    // Of a sentinel: the name and the port of the primary that it watches, and how many have to agree.
+    watches: Option<(String, u16, usize)>,
 }
 
 /// The texts of the files that a server needs for TLS, in PEM.
@@ -127,6 +129,13 @@ impl RedisServerBuilder {
         self
     }
 
+    /// A sentinel that watches the primary at `port` of this machine under a name, and begins a failover when `quorum`
+    /// sentinels have not seen it for half a second. Defaults to no.
+    pub fn sentinel(mut self, name: impl Into<String>, port: u16, quorum: usize) -> Self {
+        self.watches = Some((name.into(), port, quorum));
+        self
+    }
+
     /// Starts the server and waits until it answers.
     ///
     /// # Panics
@@ -149,6 +158,7 @@ impl RedisServerBuilder {
             if server.answers(end).await {
                 break;
             }
+            _ = fs::remove_file(server.dir.join("sentinel.conf"));
             assert!(Instant::now() < end, "redis-server did not start: {}", server.log());
         }
         if server.is_whole_cluster() {
@@ -319,6 +329,12 @@ impl RedisServer {
     fn spawn(&mut self) {
         let binary = std::env::var_os("LARDER_REDIS_SERVER").unwrap_or("redis-server".into());
         let mut command = Command::new(&binary);
+        if self.config.watches.is_some() {
+            // A sentinel writes what it learns into its file, which therefore outlives a restart.
+            command.arg(self.sentinel_file()).arg("--sentinel");
+            self.start_process(command, &binary);
+            return;
+        }
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--logfile", "redis.log", "--dir"])
@@ -348,6 +364,26 @@ impl RedisServer {
             command.arg("--tls-ca-cert-file").arg(file("clients.pem", clients));
         }
         command.args(&self.config.args);
+        self.start_process(command, &binary);
+    }
+
+    fn sentinel_file(&self) -> PathBuf {
+        let path = self.dir.join("sentinel.conf");
+        if let (Some((name, watched, quorum)), false) = (&self.config.watches, path.exists()) {
+            let lines = [
+                format!("bind 127.0.0.1\nport {}", self.port),
+                format!("dir {}\nlogfile redis.log", self.dir.display()),
+                format!("sentinel monitor {name} 127.0.0.1 {watched} {quorum}"),
+                format!("sentinel down-after-milliseconds {name} 500"),
+                format!("sentinel failover-timeout {name} 3000"),
+                format!("sentinel parallel-syncs {name} 1\n"),
+            ];
+            fs::write(&path, lines.join("\n")).expect("the server's directory is writable");
+        }
+        path
+    }
+
+    fn start_process(&mut self, mut command: Command, binary: &std::ffi::OsStr) {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| {
             panic!(

@@ -185,7 +185,6 @@ fn config_errors(said: &mut Said) {
         format!("redis://{USER}@localhost"),
         format!("rediss://{USER}:{PASSWORD_ENCODED}@localhost?ca=/nowhere/ca.pem&insecure=canary"),
         format!("redis+cluster://{USER}:{PASSWORD_ENCODED}@localhost,h2/canary"),
-        format!("redis+sentinel://{USER}:{PASSWORD_ENCODED}@localhost"),
         format!("redis+unix://{USER}:{PASSWORD}@/sock"),
         format!("memory://{USER}:{VALUE}@canary"),
         format!("{PASSWORD}://localhost"),

@@ -4,6 +4,7 @@
 mod accidents;
 mod cycles;
 mod freshness;
+mod many;
 mod own_writes;
 mod stampede;
 mod voided;

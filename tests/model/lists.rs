@@ -136,7 +136,7 @@ impl Act {
                     ttl: if self.other < 30 { Ttl::Remaining(between) } else { Ttl::Persistent },
                     expired: self.other.is_multiple_of(2),
                 });
-                Op::Fill { key, token, value, expiry, replaces }
+                Op::Fill { key, token, value, expiry, replaces: replaces.map(Box::new) }
             }
         }
     }

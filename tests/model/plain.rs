@@ -54,9 +54,9 @@ impl Answer {
                 all.iter_mut().for_each(|found| coarse_ttl(&mut found.ttl));
             }
             Self::Reply(Reply::Filled { found, .. }) => coarse_ttl(&mut found.ttl),
-            Self::Reply(Reply::Leased(Leased { found, lease })) => {
-                coarse_ttl(&mut found.ttl);
-                if let LeaseState::Held { remaining } = lease {
+            Self::Reply(Reply::Leased(leased)) => {
+                coarse_ttl(&mut leased.found.ttl);
+                if let LeaseState::Held { remaining } = &mut leased.lease {
                     coarse(remaining);
                 }
             }
@@ -73,7 +73,8 @@ impl std::fmt::Debug for Answer {
             Self::Reply(Reply::Fetched(all)) => {
                 f.debug_list().entries(all.iter().map(|found| (&found.value, found.ttl))).finish()
             }
-            Self::Reply(Reply::Leased(Leased { found, lease })) => {
+            Self::Reply(Reply::Leased(leased)) => {
+                let Leased { found, lease } = &**leased;
                 write!(f, "found {:?} {:?}, lease {lease:?}", found.value, found.ttl)
             }
             Self::Reply(Reply::Filled { accepted, found }) => {
@@ -105,9 +106,11 @@ fn in_order(reply: Reply) -> Reply {
             Reply::Keys { cursor, keys }
         }
         // What a digest is, is the store's affair; a fill shows whether it is right.
-        Reply::Leased(Leased { found, lease: LeaseState::Granted { digest } }) => {
-            let digest = digest.map(|_| Bytes::new());
-            Reply::Leased(Leased { found, lease: LeaseState::Granted { digest } })
+        Reply::Leased(mut leased) => {
+            if let LeaseState::Granted { digest: Some(digest) } = &mut leased.lease {
+                *digest = Bytes::new();
+            }
+            Reply::Leased(leased)
         }
         other => other,
     }
@@ -257,7 +260,8 @@ impl Model {
                     _ => false,
                 };
                 if !wanted {
-                    return Ok(Reply::Leased(Leased { found, lease: LeaseState::NotAsked }));
+                    let leased = Leased { found, lease: LeaseState::NotAsked };
+                    return Ok(Reply::Leased(Box::new(leased)));
                 }
                 let holder = self.text(lease.as_bytes())?;
                 if holder.is_none() {
@@ -273,7 +277,7 @@ impl Model {
                     };
                     LeaseState::Held { remaining }
                 };
-                Reply::Leased(Leased { found, lease })
+                Reply::Leased(Box::new(Leased { found, lease }))
             }
             Op::Fill { key, token, value, expiry, replaces } => {
                 let lease = key.lease();

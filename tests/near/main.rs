@@ -5,8 +5,10 @@ mod budget;
 mod ledger;
 mod lifetimes;
 mod losses;
+mod paused;
 mod pushes;
 mod removals;
+mod replicas;
 mod restarts;
 mod staleness;
 

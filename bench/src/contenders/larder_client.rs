@@ -1,4 +1,4 @@
-//! `larder` as `connect` makes it: one connection, a deadline of one second, statistics.
+//! `larder` as `connect` makes it: two connections, a deadline of one second, statistics.
 
 use larder::CacheClient;
 use larder::op::Reply;

@@ -109,7 +109,9 @@ impl CacheClient {
     /// not there.
     ///
     /// One answer for each key, in order. Costs one round trip, and two more if something is missing. The
-    /// statistics count it under the first part that all keys share.
+    /// statistics count it under the first part that all keys share. What is due to be loaded again is loaded in the
+    /// same call of the loader; the [soft timeout](LoadOptions::soft_timeout) says for how long that is waited for if
+    /// nothing is missing.
     ///
     /// # Errors
     /// As [`get_or_load`](Self::get_or_load); those of a single key stand in its place.
@@ -137,6 +139,7 @@ impl CacheClient {
         let mut source = ManyLoader {
             loader: |places: Vec<usize>| loader(places.into_iter().map(|at| asked[at]).collect()),
             named: |key: &&'k Q| Key::new(*key),
+            own: |_| None::<Detached<T>>,
         };
         family.many(&keys, &mut source).await
     }
@@ -192,9 +195,9 @@ impl Family {
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         S: many::ManySource<T>,
     {
-        let answers = self.read_many(keys, source).await?.into_iter().zip(keys);
-        let values = answers.map(|(answer, key)| {
-            let answer = answer?;
+        let found = self.read_many(keys, source).await?.into_iter().zip(keys);
+        let values = found.map(|(found, key)| {
+            let answer = found?.answer;
             self.note(key.as_bytes(), answer.from);
             Ok(answer.value)
         });

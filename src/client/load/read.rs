@@ -168,7 +168,7 @@ impl Family {
     }
 
     /// A value that is due is served while one caller loads it again.
-    async fn refresh<T, S>(
+    pub(super) async fn refresh<T, S>(
         &self,
         key: &Key,
         source: &mut S,

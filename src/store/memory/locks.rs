@@ -3,6 +3,8 @@
 //! A record is a hash with the fields that those scripts write: `token`, `id`, `owner`, `r:` and an identifier for who shares
 //! the lock, `q:` and an identifier for who waits.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::entry::{Data, Entry};
@@ -18,6 +20,9 @@ const SHARED: &[u8] = b"shared";
 
 /// What a record lives for at least after a token was minted, and the mark of a fenced write: a day.
 const KEPT_MILLIS: u64 = 86_400_000;
+
+/// The numbers of a record are below this, which is where those of the scripts end.
+const NUMBERS: u64 = 1 << 53;
 
 pub(super) fn lock(
     space: &mut Space,
@@ -47,18 +52,19 @@ fn take(
     waits: Option<Expiry>,
 ) -> Result<Locked> {
     let record = Record::of(key);
-    let ahead = if fair { record.ahead_of(space, clock, id)? } else { None };
+    let queue = if fair { Some(record.queue(space, clock, id)?) } else { None };
+    let ahead = queue.as_ref().and_then(|queue| queue.ahead);
     let held = get(space, clock, key)?;
     let again = held.as_ref() == Some(id);
     if !again && (held.is_some() || ahead.is_some()) {
         if let Some(waits) = waits
             && (fair || held.as_deref() == Some(SHARED))
         {
-            let since = record.field(space, clock, b"q:", id)?;
-            let since = since.as_deref().and_then(since_of).unwrap_or(clock.unix_micros());
-            let until = millis(clock) + waits.as_millis();
-            record.set(space, clock, &name(b"q:", id), format!("{since} {until}"))?;
-            record.keep(space, clock, waits.as_millis(), true);
+            let queue = match queue {
+                Some(queue) => queue,
+                None => record.queue(space, clock, id)?,
+            };
+            record.wait(space, clock, id, &queue, waits)?;
         }
         let ttl = match (&held, ahead) {
             (None, Some(over)) => Ttl::from_millis(over.saturating_sub(millis(clock)) as i64),
@@ -66,33 +72,23 @@ fn take(
         };
         return Ok(Locked::held(ttl));
     }
-    if again
-        && record.field(space, clock, b"id", b"")?.as_ref() == Some(id)
-        && let Some(token) = record.field(space, clock, b"token", b"")?
-        && let Some(token) = std::str::from_utf8(&token).ok().and_then(|text| text.parse().ok())
-    {
-        return Ok(Locked::Taken { token: Some(token) });
-    }
     // Looked at before the lock is taken: what is no record is refused as a whole.
-    record.fields(space, clock)?;
+    let last = record.field(space, clock, b"token", b"")?.as_deref().and_then(number).unwrap_or(0);
+    if again && last > 0 && record.field(space, clock, b"id", b"")?.as_ref() == Some(id) {
+        return Ok(Locked::Taken { token: Some(last) });
+    }
     if !again {
         let lock = Entry { pinned: true, ..Entry::text(id.clone(), clock.after(expiry)) };
         space.insert(key, lock)?;
     }
-    let token = space.mint(clock);
-    record.set(space, clock, b"token", token.to_string())?;
-    record.set(space, clock, b"id", id.clone())?;
-    match label {
-        Some(label) => record.set(space, clock, b"owner", label.clone())?,
-        None => record.delete(space, clock, b"owner")?,
+    let token = space.mint(clock, last);
+    if let Err(error) = record.taken_by(space, clock, id, token, label) {
+        if !again {
+            space.remove(key, clock);
+        }
+        return Err(error);
     }
-    record.delete(space, clock, &name(b"q:", id))?;
-    // Only what somebody relies on is kept from eviction: a token that is forgotten is not minted again.
-    let relied_on = record
-        .fields(space, clock)?
-        .iter()
-        .any(|(field, _)| field.starts_with(b"r:") || field.starts_with(b"q:"));
-    record.keep(space, clock, expiry.as_millis().max(KEPT_MILLIS), relied_on);
+    prolong(space, clock, &record.0, expiry.as_millis().max(KEPT_MILLIS));
     Ok(Locked::Taken { token: Some(token) })
 }
 
@@ -109,24 +105,28 @@ fn share(
         return Ok(Locked::held(ttl(space, clock, key)));
     }
     let (record, now) = (Record::of(key), millis(clock));
-    let ends = now + expiry.as_millis();
+    let ends = after(now, expiry);
     let (mut count, mut last, mut mine) = (0_u32, ends, false);
     let (mut soonest, mut waits) = (None, None);
     for (field, value) in record.fields(space, clock)? {
-        let over = until_of(&value).unwrap_or(0);
-        match field.get(..2) {
-            Some(b"r:" | b"q:") if over <= now => record.delete(space, clock, &field)?,
-            Some(b"q:") => waits = earlier(waits, over),
-            Some(b"r:") if field[2..] == id[..] => mine = true,
-            Some(b"r:") => {
+        let over = match field.get(..2) {
+            // Without its key a shared lock has no holders.
+            Some(b"r:") => number(&value).filter(|_| held.is_some()),
+            Some(b"q:") => place(&value).map(|(_, over)| over),
+            _ => continue,
+        };
+        match over.filter(|over| *over > now) {
+            None => record.delete(space, clock, &field)?,
+            Some(over) if field.starts_with(b"q:") => waits = earlier(waits, over),
+            Some(_) if field[2..] == id[..] => mine = true,
+            Some(over) => {
                 count += 1;
                 soonest = earlier(soonest, over);
                 last = last.max(over);
             }
-            _ => {}
         }
     }
-    if mine && held.is_some() {
+    if mine {
         return Ok(Locked::Taken { token: None });
     }
     let full = count >= most;
@@ -135,15 +135,21 @@ fn share(
         let left = next.unwrap_or(now).saturating_sub(now);
         return Ok(Locked::held(Ttl::from_millis(left as i64)));
     }
-    let expires = clock.after(Expiry::of_millis(last - now));
+    let share = name(b"r:", id);
+    record.set(space, clock, &share, ends.to_string())?;
+    record.pin(space, clock, true);
     if held.is_none() {
+        let expires = clock.after(Expiry::of_millis(last - now));
         let lock = Entry { pinned: true, ..Entry::text(Bytes::from_static(SHARED), expires) };
-        space.insert(key, lock)?;
-    } else {
+        if let Err(error) = space.insert(key, lock) {
+            record.delete(space, clock, &share)?;
+            record.settle(space, clock)?;
+            return Err(error);
+        }
+    }
+    for key in [key, &record.0] {
         prolong(space, clock, key, last - now);
     }
-    record.set(space, clock, &name(b"r:", id), ends.to_string())?;
-    record.keep(space, clock, last - now, true);
     Ok(Locked::Taken { token: None })
 }
 
@@ -160,22 +166,19 @@ pub(super) fn extend(
         if held.as_ref() != Some(id) {
             return Ok(false);
         }
-        let expires = clock.after(expiry);
-        space.change(key, clock, |entry, _| {
-            entry.expires = expires;
-            Ok(())
-        });
+        expire(space, clock, key, expiry);
         prolong(space, clock, &record.0, expiry.as_millis().max(KEPT_MILLIS));
         return Ok(true);
     }
-    let over = record.field(space, clock, b"r:", id)?.as_deref().and_then(until_of);
+    let over = record.field(space, clock, b"r:", id)?.as_deref().and_then(number);
     let now = millis(clock);
     if held.as_deref() != Some(SHARED) || over.is_none_or(|over| over <= now) {
         return Ok(false);
     }
-    record.set(space, clock, &name(b"r:", id), (now + expiry.as_millis()).to_string())?;
-    prolong(space, clock, key, expiry.as_millis());
-    record.keep(space, clock, expiry.as_millis(), true);
+    record.set(space, clock, &name(b"r:", id), after(now, expiry).to_string())?;
+    for key in [key, &record.0] {
+        prolong(space, clock, key, expiry.as_millis());
+    }
     Ok(true)
 }
 
@@ -189,30 +192,35 @@ pub(super) fn unlock(
     let record = Record::of(key);
     if !shared {
         // A place in the queue of what is no record is no place.
-        _ = record.delete(space, clock, &name(b"q:", id));
+        if record.delete(space, clock, &name(b"q:", id)).is_ok() {
+            record.settle(space, clock)?;
+        }
         let holds = get(space, clock, key)?.is_some_and(|holder| holder == id);
         return Ok(holds && space.remove(key, clock));
     }
     let held = get(space, clock, key)?;
     let now = millis(clock);
-    let (mut mine, mut others) = (false, false);
+    let (mut known, mut mine, mut last) = (false, false, now);
     for (field, value) in record.fields(space, clock)? {
         if field.starts_with(b"r:") {
-            let stands = until_of(&value).is_some_and(|over| over > now);
+            let over = number(&value).unwrap_or(0);
             if field[2..] == id[..] {
-                mine = stands;
+                (known, mine) = (true, over > now);
                 record.delete(space, clock, &field)?;
             } else {
-                others |= stands;
+                last = last.max(over);
             }
         }
     }
-    if held.as_deref() != Some(SHARED) {
+    record.settle(space, clock)?;
+    if held.as_deref() != Some(SHARED) || !known {
         return Ok(false);
     }
-    if !others {
-        record.pin(space, clock, false);
+    let left = Duration::from_millis(last - now);
+    if last == now {
         space.remove(key, clock);
+    } else if ttl(space, clock, key).remaining().is_some_and(|longer| longer > left) {
+        expire(space, clock, key, Expiry::of_millis(last - now));
     }
     Ok(mine)
 }
@@ -226,20 +234,43 @@ pub(super) fn fenced_set(
     token: u64,
 ) -> Result<bool> {
     let mark = key.fence();
-    let last = get(space, clock, &mark)?;
-    let last = last.and_then(|last| std::str::from_utf8(&last).ok()?.parse::<u64>().ok());
-    if last.is_some_and(|last| last > token) {
+    let (last, kept) = (get(space, clock, &mark)?, ttl(space, clock, &mark));
+    let token = token.to_string();
+    if last
+        .as_deref()
+        .and_then(written_token)
+        .is_some_and(|last| (last.len(), last) > (token.len(), token.as_bytes()))
+    {
         return Ok(false);
     }
-    set(space, clock, key, value, expiry, None)?;
-    let kept = expiry.map(|expiry| Expiry::of_millis(expiry.as_millis().max(KEPT_MILLIS)));
-    set(space, clock, &mark, &Bytes::from(token.to_string()), kept, None)?;
+    let lives = expiry.map(|expiry| Expiry::of_millis(expiry.as_millis().max(KEPT_MILLIS)));
+    set(space, clock, &mark, &token.into(), lives, None)?;
+    if let Err(error) = set(space, clock, key, value, expiry, None) {
+        // As it was: there was room for it.
+        match last {
+            Some(last) => {
+                let kept = kept.remaining().map(|left| Expiry::of_millis(left.as_millis() as u64));
+                set(space, clock, &mark, &last, kept, None)?;
+            }
+            None => _ = space.remove(&mark, clock),
+        }
+        return Err(error);
+    }
     space.remove(&key.lease(), clock);
     Ok(true)
 }
 
 /// The hash beside a lock.
 struct Record(Key);
+
+/// Those who wait, as one of them sees them.
+struct Queue {
+    /// Its own turn, and until when its place counts.
+    turn: u64,
+    counts: u64,
+    /// When the first of those may be gone who are before it.
+    ahead: Option<u64>,
+}
 
 impl Record {
     fn of(lock: &Key) -> Self {
@@ -282,44 +313,110 @@ impl Record {
         hash_set(space, clock, &self.0, &field, &value.into()).map(drop)
     }
 
+    /// Deletes a field. Only if there is one: of everything else those who watch it would be told.
     fn delete(&self, space: &mut Space, clock: &Clock, field: &[u8]) -> Result<()> {
-        hash_delete(space, clock, &self.0, &Bytes::copy_from_slice(field)).map(drop)
+        if self.field(space, clock, field, b"")?.is_some() {
+            hash_delete(space, clock, &self.0, &Bytes::copy_from_slice(field))?;
+        }
+        Ok(())
     }
 
-    /// Sees to it that it lives for so long, and is not evicted if it is `pinned`.
-    fn keep(&self, space: &mut Space, clock: &Clock, millis: u64, pinned: bool) {
-        self.pin(space, clock, pinned);
-        prolong(space, clock, &self.0, millis);
+    /// Writes who holds the lock alone: all of it, or nothing is left of a record that was not there.
+    fn taken_by(
+        &self,
+        space: &mut Space,
+        clock: &Clock,
+        id: &Bytes,
+        token: u64,
+        label: Option<&Bytes>,
+    ) -> Result<()> {
+        let fresh = space.read(&self.0, clock, |_| ()).is_none();
+        let mut write = || {
+            self.set(space, clock, b"token", token.to_string())?;
+            self.set(space, clock, b"id", id.clone())?;
+            match label.filter(|label| !label.is_empty()) {
+                Some(label) => self.set(space, clock, b"owner", label.clone())?,
+                None => self.delete(space, clock, b"owner")?,
+            }
+            self.delete(space, clock, &name(b"q:", id))?;
+            self.settle(space, clock)
+        };
+        let written = write();
+        if written.is_err() && fresh {
+            space.remove(&self.0, clock);
+        }
+        written
+    }
+
+    /// Writes a place in the queue, unless it counts for half of its time yet: all who wait are told of it.
+    fn wait(
+        &self,
+        space: &mut Space,
+        clock: &Clock,
+        id: &Bytes,
+        queue: &Queue,
+        waits: Expiry,
+    ) -> Result<()> {
+        let now = millis(clock);
+        if 2 * queue.counts.saturating_sub(now) < waits.as_millis() {
+            let place = format!("{} {}", queue.turn, after(now, waits));
+            self.set(space, clock, &name(b"q:", id), place)?;
+            self.pin(space, clock, true);
+            prolong(space, clock, &self.0, waits.as_millis());
+        }
+        Ok(())
+    }
+
+    /// Only what somebody relies on is kept from eviction: a token that is forgotten is not minted again.
+    fn settle(&self, space: &mut Space, clock: &Clock) -> Result<()> {
+        let fields = self.fields(space, clock)?;
+        let relied_on =
+            fields.iter().any(|(field, _)| field.starts_with(b"r:") || field.starts_with(b"q:"));
+        self.pin(space, clock, relied_on);
+        Ok(())
     }
 
     fn pin(&self, space: &mut Space, clock: &Clock, pinned: bool) {
-        space.change(&self.0, clock, |entry, _| {
-            entry.pinned = pinned;
-            Ok(())
-        });
+        if space.read(&self.0, clock, |entry| entry.pinned) == Some(!pinned) {
+            space.change(&self.0, clock, |entry, _| {
+                entry.pinned = pinned;
+                Ok(())
+            });
+        }
     }
 
-    /// When the first of those may be gone who waited before `id`, if somebody did.
-    fn ahead_of(&self, space: &mut Space, clock: &Clock, id: &Bytes) -> Result<Option<u64>> {
+    /// The queue as `id` sees it, who may wait in it or not yet. Places that do not count any more are deleted.
+    fn queue(&self, space: &mut Space, clock: &Clock, id: &Bytes) -> Result<Queue> {
         let now = millis(clock);
-        let own = self.field(space, clock, b"q:", id)?;
-        let since = own.as_deref().and_then(since_of).unwrap_or(clock.unix_micros());
-        let mut ahead = None;
+        let (mut turn, mut mine, mut others) = (clock.unix_micros(), None, Vec::new());
         for (field, value) in self.fields(space, clock)? {
-            let Some(who) = field.strip_prefix(b"q:").filter(|who| *who != &id[..]) else {
-                continue;
-            };
-            match (since_of(&value), until_of(&value)) {
-                (Some(from), Some(over)) if over > now => {
-                    if (from, who) < (since, &id[..]) {
-                        ahead = earlier(ahead, over);
+            let Some(who) = field.strip_prefix(b"q:") else { continue };
+            match place(&value) {
+                Some((from, over)) if over > now => {
+                    if who == &id[..] {
+                        mine = Some((from, over));
+                    } else {
+                        turn = turn.max(from + 1);
+                        others.push((from, over, Bytes::copy_from_slice(who)));
                     }
                 }
                 _ => self.delete(space, clock, &field)?,
             }
         }
-        Ok(ahead)
+        let (turn, counts) = mine.unwrap_or((turn, now));
+        let before = others.iter().filter(|(from, _, who)| (*from, &who[..]) < (turn, &id[..]));
+        let ahead = before.map(|(_, over, _)| *over).min();
+        Ok(Queue { turn, counts, ahead })
     }
+}
+
+/// Gives a key a new expiry.
+fn expire(space: &mut Space, clock: &Clock, key: &Key, expiry: Expiry) {
+    let expires = clock.after(expiry);
+    space.change(key, clock, |entry, _| {
+        entry.expires = expires;
+        Ok(())
+    });
 }
 
 /// Gives a key at least so much time.
@@ -330,11 +427,7 @@ fn prolong(space: &mut Space, clock: &Clock, key: &Key, millis: u64) {
         Ttl::Remaining(left) => left.as_millis() < u128::from(millis),
     };
     if shorter {
-        let expires = clock.after(Expiry::of_millis(millis));
-        space.change(key, clock, |entry, _| {
-            entry.expires = expires;
-            Ok(())
-        });
+        expire(space, clock, key, Expiry::of_millis(millis));
     }
 }
 
@@ -346,6 +439,11 @@ fn millis(clock: &Clock) -> u64 {
     clock.unix_micros() / 1000
 }
 
+/// When something is over that begins now.
+fn after(now: u64, expiry: Expiry) -> u64 {
+    now.saturating_add(expiry.as_millis()).min(NUMBERS - 1)
+}
+
 fn earlier(one: Option<u64>, other: u64) -> Option<u64> {
     Some(one.map_or(other, |one| one.min(other)))
 }
@@ -354,12 +452,23 @@ fn name(kind: &[u8], id: &[u8]) -> Bytes {
     [kind, id].concat().into()
 }
 
-/// Since when a wait lasts, in microseconds.
-fn since_of(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value).ok()?.split(' ').next()?.parse().ok()
+/// A number of a record: digits and nothing else.
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = text.iter().all(u8::is_ascii_digit).then_some(text)?;
+    std::str::from_utf8(digits).ok()?.parse().ok().filter(|number| *number < NUMBERS)
 }
 
-/// Until when something counts, in milliseconds.
-fn until_of(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value).ok()?.split(' ').next_back()?.parse().ok()
+/// A place in the queue: its turn, and until when it counts, in milliseconds.
+fn place(text: &[u8]) -> Option<(u64, u64)> {
+    let mut parts = text.splitn(2, |byte| *byte == b' ');
+    Some((number(parts.next()?)?, number(parts.next()?)?))
+}
+
+/// A fencing token as it stands in a mark, without zeros before it: of two, the longer is the larger.
+fn written_token(text: &[u8]) -> Option<&[u8]> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let zeros = text.iter().take_while(|byte| **byte == b'0').count();
+    Some(&text[zeros.min(text.len() - 1)..]).filter(|digits| digits.len() <= 20)
 }

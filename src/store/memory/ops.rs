@@ -43,11 +43,11 @@ pub(super) fn execute(space: &mut Space, clock: &Clock, op: &Op) -> Result<Reply
                 .collect(),
         }),
         Op::Lease { key, token, expiry, ask } => {
-            Reply::Leased(lease(space, clock, key, token, *expiry, *ask)?)
+            Reply::Leased(Box::new(lease(space, clock, key, token, *expiry, *ask)?))
         }
         Op::Fill { key, token, value, expiry, replaces } => {
             let (accepted, found) =
-                fill(space, clock, key, token, value, *expiry, replaces.as_ref())?;
+                fill(space, clock, key, token, value, *expiry, replaces.as_deref())?;
             Reply::Filled { accepted, found }
         }
         Op::Renew { key, id, expiry } => {

@@ -95,9 +95,10 @@ impl Space {
         Clock { epoch: self.epoch, began: self.began, elapsed: Cell::new(None) }
     }
 
-    /// A fencing token that is larger than all before.
-    pub(super) fn mint(&mut self, clock: &Clock) -> u64 {
-        self.last_token = clock.unix_micros().max(self.last_token.saturating_add(1));
+    /// A fencing token that is larger than all before, and than the `last` of which its lock's record knows.
+    pub(super) fn mint(&mut self, clock: &Clock, last: u64) -> u64 {
+        let last = self.last_token.max(last);
+        self.last_token = clock.unix_micros().max(last.saturating_add(1));
         self.last_token
     }
 

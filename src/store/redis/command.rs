@@ -104,7 +104,7 @@ fn command(op: &Op) -> Cmd {
             let mut cmd = eval(scripts::FILL, 2);
             cmd.arg(key.lease().as_bytes()).arg(key.as_bytes());
             cmd.arg(token.as_ref()).arg(value.as_ref()).arg(expiry.map_or(0, Expiry::as_millis));
-            if let Some(Replaced { digest, ttl, expired }) = replaces {
+            if let Some(Replaced { digest, ttl, expired }) = replaces.as_deref() {
                 let ttl = ttl.remaining().map_or(-1, |left| left.as_millis() as i64);
                 cmd.arg(digest.as_ref()).arg(ttl).arg(i64::from(*expired));
             }

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo};
+use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushKind, RedisConnectionInfo, Value};
 use secrecy::ExposeSecret;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::failure;
 use super::gather::{Gather, Pulse};
 use super::track::{self, Tracker, Tracking};
+use super::{failure, sentinel};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::url::{Address, RedisTarget};
 
@@ -36,11 +37,45 @@ pub(super) struct Dialled {
     pub(super) pulse: Arc<Pulse>,
     /// What it vouches for, if it tells of changes.
     pub(super) tracker: Option<Arc<Tracker>>,
+    /// Where it leads, if sentinels said so.
+    pub(super) found: Option<Address>,
+}
+
+/// What a connection tells besides answers.
+#[derive(Clone, Copy)]
+enum Told<'a> {
+    Nothing,
+    Changes(&'a Tracking),
+    Messages(&'a Arc<Hook>),
+}
+
+impl<'a> Told<'a> {
+    fn by(tracking: Option<&'a Tracking>) -> Self {
+        tracking.map_or(Self::Nothing, Self::Changes)
+    }
+}
+
+/// Hears what is pushed, in the order of the wire. It must not block.
+type Hook = dyn Fn(&PushKind, &[Value]) + Send + Sync;
+
+/// Connects with RESP3 and subscribes to a channel, of whose messages `hook` is told.
+pub(super) async fn subscribed(
+    target: &RedisTarget,
+    channel: &str,
+    hook: impl Fn(&PushKind, &[Value]) + Send + Sync + 'static,
+) -> Result<Dialled> {
+    let hook: Arc<Hook> = Arc::new(hook);
+    let told = Told::Messages(&hook);
+    let mut dialled = open(target, ProtocolVersion::RESP3, told).await?;
+    let mut command = redis::cmd("SUBSCRIBE");
+    command.arg(channel);
+    exchange(&mut dialled, &command).await?;
+    Ok(dialled)
 }
 
 /// Connects and shakes hands: RESP3 if the server speaks it, else RESP2.
 pub(super) async fn dial(target: &RedisTarget, tracking: Option<&Tracking>) -> Result<Dialled> {
-    match open(target, ProtocolVersion::RESP3, tracking).await {
+    match open(target, ProtocolVersion::RESP3, Told::by(tracking)).await {
         // Only RESP3 can tell of changes.
         Err(error) if tracking.is_some() && !is_final(&error) => Err(match error.kind() {
             ErrorKind::Unsupported => error,
@@ -49,7 +84,7 @@ pub(super) async fn dial(target: &RedisTarget, tracking: Option<&Tracking>) -> R
         // A server or proxy that does not know HELLO says so, or answers what is no answer to it.
         Err(error) if !is_final(&error) => {
             tracing::debug!(target: "larder", "RESP3 refused, trying RESP2");
-            open(target, ProtocolVersion::RESP2, None).await
+            open(target, ProtocolVersion::RESP2, Told::Nothing).await
         }
         opened => opened,
     }
@@ -57,37 +92,72 @@ pub(super) async fn dial(target: &RedisTarget, tracking: Option<&Tracking>) -> R
 
 /// Whether another protocol would meet the same.
 fn is_final(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Auth | ErrorKind::Unavailable | ErrorKind::Tls)
+    matches!(
+        error.kind(),
+        ErrorKind::Auth | ErrorKind::Unavailable | ErrorKind::Tls | ErrorKind::Config
+    )
 }
 
-async fn open(
-    target: &RedisTarget,
-    protocol: ProtocolVersion,
-    tracking: Option<&Tracking>,
-) -> Result<Dialled> {
+async fn open(target: &RedisTarget, protocol: ProtocolVersion, told: Told<'_>) -> Result<Dialled> {
     match &target.address {
-        Address::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port))
-                .await
-                .map_err(|error| unreachable(target, error))?;
-            set_options(&stream).map_err(|error| unreachable(target, error))?;
-            #[cfg(feature = "tls")]
-            if let Some(connector) = &target.connector {
-                let stream = connector
-                    .config
-                    .connect(connector.name.clone(), stream)
-                    .await
-                    .map_err(|error| untrusted(target, error))?;
-                return shake_hands(target, protocol, tracking, stream).await;
-            }
-            shake_hands(target, protocol, tracking, stream).await
+        Address::Tcp { .. } => open_tcp(target, &target.address, protocol, told).await,
+        Address::Sentinels(sentinels) => {
+            // Boxed: it dials as well.
+            let primary = Box::pin(sentinel::primary(sentinels)).await?;
+            let mut dialled = open_tcp(target, &primary, protocol, told).await?;
+            sentinel::check_role(&mut dialled, &primary).await?;
+            dialled.found = Some(primary);
+            Ok(dialled)
         }
         Address::Unix(path) => {
-            let stream =
-                UnixStream::connect(path).await.map_err(|error| unreachable(target, error))?;
-            shake_hands(target, protocol, tracking, stream).await
+            let stream = UnixStream::connect(path)
+                .await
+                .map_err(|error| unreachable(&target.address, error))?;
+            shake_hands(target, protocol, told, stream).await
         }
     }
+}
+
+async fn open_tcp(
+    target: &RedisTarget,
+    address: &Address,
+    protocol: ProtocolVersion,
+    told: Told<'_>,
+) -> Result<Dialled> {
+    let Address::Tcp { host, port } = address else {
+        return Err(Error::new(ErrorKind::Config, "the address is no host and port"));
+    };
+    let stream = TcpStream::connect((host.as_str(), *port))
+        .await
+        .map_err(|error| unreachable(address, error))?;
+    set_options(&stream).map_err(|error| unreachable(address, error))?;
+    #[cfg(feature = "tls")]
+    if let Some(connector) = &target.connector {
+        let stream = connector
+            .config
+            .connect(connector.name.clone(), stream)
+            .await
+            .map_err(|error| untrusted(address, error))?;
+        return shake_hands(target, protocol, told, stream).await;
+    }
+    shake_hands(target, protocol, told, stream).await
+}
+
+/// Sends a command over a connection whose driver nobody polls yet, and gives its answer.
+///
+/// # Errors
+/// That it was lost, or what the server refused; nothing of a caller's was sent.
+pub(super) async fn exchange(dialled: &mut Dialled, command: &Cmd) -> Result<Value> {
+    let answer = std::pin::pin!(dialled.connection.send_packed_command(command));
+    match select(&mut dialled.driver, answer).await {
+        Either::Left(_) => {
+            Err(Error::new(ErrorKind::Unavailable, "the connection was lost within the handshake"))
+        }
+        Either::Right((Ok(Value::ServerError(error)), _)) => Err(failure::refused(&error)),
+        Either::Right((Ok(value), _)) => Ok(value),
+        Either::Right((Err(error), _)) => Err(failure::handshake(&error)),
+    }
+    .map_err(|error| error.with_outcome(Outcome::NotSent))
 }
 
 fn set_options(stream: &TcpStream) -> std::io::Result<()> {
@@ -102,7 +172,7 @@ fn set_options(stream: &TcpStream) -> std::io::Result<()> {
 async fn shake_hands<S>(
     target: &RedisTarget,
     protocol: ProtocolVersion,
-    tracking: Option<&Tracking>,
+    told: Told<'_>,
     stream: S,
 ) -> Result<Dialled>
 where
@@ -131,24 +201,36 @@ where
         .set_response_timeout(None)
         .set_connection_timeout(None)
         .set_pipeline_buffer_size(WRITER_QUEUE);
-    let tracker = tracking.map(|tracking| Arc::new(Tracker::new(Arc::clone(&tracking.sinks))));
-    if let Some(tracker) = &tracker {
-        let tracker = Arc::clone(tracker);
-        config = config.set_push_sender(move |info| {
-            tracker.pushed(&info);
-            Ok::<(), ()>(())
-        });
-    }
+    let tracker = match told {
+        Told::Nothing => None,
+        Told::Changes(tracking) => {
+            let tracker = Arc::new(Tracker::new(Arc::clone(&tracking.sinks)));
+            let told = Arc::clone(&tracker);
+            config = config.set_push_sender(move |info| {
+                told.pushed(&info);
+                Ok::<(), ()>(())
+            });
+            Some(tracker)
+        }
+        Told::Messages(hook) => {
+            let hook = Arc::clone(hook);
+            config = config.set_push_sender(move |info: redis::PushInfo| {
+                hook(&info.kind, &info.data);
+                Ok::<(), ()>(())
+            });
+            None
+        }
+    };
     let pulse = Arc::<Pulse>::default();
     let stream = Gather::new(stream, Arc::clone(&pulse));
     match MultiplexedConnection::new_with_config(&info, stream, config).await {
         Ok((mut connection, driver)) => {
             let mut driver: Driver = Box::pin(driver);
-            if let Some(tracking) = tracking {
+            if let Told::Changes(tracking) = told {
                 // Published only after that: what is read before is not tracked.
                 track::switch_on(tracking, &mut connection, &mut driver).await?;
             }
-            Ok(Dialled { connection, driver, pulse, tracker })
+            Ok(Dialled { connection, driver, pulse, tracker, found: None })
         }
         Err(error) if failure::is_wrong_database(&error) => Err(Error::new(
             ErrorKind::Config,
@@ -164,12 +246,12 @@ where
 /// The TLS handshake failed: the other side is not whom we trust, does not speak TLS, or is gone. Nothing was sent that
 /// is a secret.
 #[cfg(feature = "tls")]
-fn untrusted(target: &RedisTarget, error: std::io::Error) -> Error {
+fn untrusted(address: &Address, error: std::io::Error) -> Error {
     use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as Tls};
 
     let why = match error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
         // Not of TLS: the connection was lost.
-        None => return unreachable(target, error),
+        None => return unreachable(address, error),
         Some(Tls::InvalidCertificate(why)) => match why {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "its certificate has expired"
@@ -193,15 +275,12 @@ fn untrusted(target: &RedisTarget, error: std::io::Error) -> Error {
         Some(Tls::InvalidMessage(_)) => "it does not speak TLS; check the port",
         Some(_) => "the TLS handshake failed",
     };
-    Error::new(ErrorKind::Tls, format!("{} is not to be trusted: {why}", target.address))
+    Error::new(ErrorKind::Tls, format!("{address} is not to be trusted: {why}"))
         .with_outcome(Outcome::NotSent)
 }
 
-fn unreachable(target: &RedisTarget, error: std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!("cannot connect to {}: {}", target.address, error.kind()),
-    )
-    .with_outcome(Outcome::NotSent)
-    .with_source(error)
+fn unreachable(address: &Address, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("cannot connect to {address}: {}", error.kind()))
+        .with_outcome(Outcome::NotSent)
+        .with_source(error)
 }

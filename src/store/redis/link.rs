@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::select;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::dial::{Dialled, Driver, dial};
 use super::gather::Pulse;
+use super::sentinel;
 use super::track::{Tracker, Tracking};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::Vouch;
-use crate::store::url::RedisTarget;
+use crate::store::url::{Address, RedisTarget};
 
 /// Pauses between attempts: doubling from the first to the last, up to half of each left to chance.
 /// That is at most 12 attempts in the first second and 4 in each that follows, and a server that
@@ -54,6 +56,8 @@ struct Shared {
 
 struct State {
     live: Option<Live>,
+    // When it was published.
+    since: Instant,
     dialling: bool,
     closed: bool,
     // Failures in a row, the moment before which no attempt is made, and what the last one said.
@@ -70,7 +74,6 @@ pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     pub(super) pulse: Arc<Pulse>,
     pub(super) tracker: Option<Arc<Tracker>>,
-    since: Instant,
 }
 
 impl Live {
@@ -110,6 +113,7 @@ impl Link {
             connect_timeout,
             state: Mutex::new(State {
                 live: None,
+                since: Instant::now(),
                 dialling: false,
                 closed: false,
                 failures: 0,
@@ -178,6 +182,11 @@ impl Link {
     pub(super) fn asked<'a>(&'a self, used: &'a Arc<Pulse>, moment: Instant) -> Asked<'a> {
         used.ask(moment);
         Asked { link: self, used, answered: false }
+    }
+
+    /// Whether the server that it leads to is found anew each time it is dialled.
+    pub(super) fn rediscovers(&self) -> bool {
+        matches!(self.0.target.address, Address::Sentinels(_))
     }
 
     /// Drops the connection: the next call dials again. For a server that forgot who we are.
@@ -259,7 +268,7 @@ impl State {
     fn lost(&mut self) {
         let Some(live) = self.live.take() else { return };
         live.let_go();
-        if live.since.elapsed() >= STABLE_AFTER {
+        if self.since.elapsed() >= STABLE_AFTER {
             self.failures = 0;
             self.not_before = Instant::now();
         } else {
@@ -365,12 +374,26 @@ impl Dialling {
         }
     }
 
-    fn publish(&self, Dialled { connection, driver, pulse, tracker }: Dialled) -> bool {
+    fn publish(&self, dialled: Dialled) -> bool {
+        let Dialled { connection, driver, pulse, tracker, found } = dialled;
         let mut state = self.0.state();
         if !state.closed {
             let ended = Ended { pulse: Arc::clone(&pulse), tracker: tracker.clone() };
-            tokio::spawn(drive(driver, connection.clone(), ended));
-            state.live = Some(Live { connection, pulse, tracker, since: Instant::now() });
+            let driving = drive(driver, connection.clone(), ended);
+            match (&self.0.target.address, found) {
+                (Address::Sentinels(sentinels), Some(found)) => {
+                    sentinel::listen(&self.0.target);
+                    // Not the whole target: the sentinels are listened to for as long as somebody holds it.
+                    let sentinels = Arc::clone(sentinels);
+                    tokio::spawn(async move {
+                        let replaced = std::pin::pin!(sentinels.replaced(&found));
+                        select(std::pin::pin!(driving), replaced).await;
+                    });
+                }
+                _ => _ = tokio::spawn(driving),
+            }
+            state.live = Some(Live { connection, pulse, tracker });
+            state.since = Instant::now();
             state.last_error = None;
         }
         true

@@ -2,7 +2,6 @@
 //! this folder holds Lua.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use self::track::{Sinks, Tracking};
 use super::url::{Address, RedisTarget, Target};
 use super::{Capabilities, InvalidationSink, Store, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::op::{Batch, Lane, Replies};
+use crate::op::{Batch, Lane, Replies, Vouch};
 
 mod cluster;
 mod command;
@@ -28,6 +27,7 @@ mod gather;
 mod link;
 mod reply;
 mod scripts;
+mod sentinel;
 mod session;
 mod track;
 
@@ -50,18 +50,9 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct RedisStore(Arc<Source>);
 
 enum Source {
-    Own {
-        links: Vec<Link>,
-        next: AtomicUsize,
-        target: Arc<RedisTarget>,
-        patience: Duration,
-        told: Option<Told>,
-    },
+    Own { links: Vec<Link>, target: Arc<RedisTarget>, patience: Duration, told: Option<Told> },
     Cluster(Arc<Cluster>),
-    Injected {
-        provider: Box<dyn session::AnyProvider>,
-        told: Option<Told>,
-    },
+    Injected { provider: Box<dyn session::AnyProvider>, told: Option<Told> },
 }
 
 /// The connections that tell of changes. Each is made when it is first used.
@@ -176,13 +167,7 @@ impl RedisStore {
             .collect();
         let told = (most > 1)
             .then(|| Told::new(Arc::clone(&target), connect_timeout, most - connections - 1));
-        Self(Arc::new(Source::Own {
-            links,
-            next: AtomicUsize::new(0),
-            target,
-            patience: connect_timeout,
-            told,
-        }))
+        Self(Arc::new(Source::Own { links, target, patience: connect_timeout, told }))
     }
 
     /// A store on the cluster that is found at `seeds`. Connections are opened when they are first used.
@@ -243,6 +228,16 @@ impl RedisStore {
         Self(Arc::new(Source::Injected { provider, told: Some(told) }))
     }
 
+    /// Where its server listens, if that is known.
+    pub(crate) fn address(&self) -> Option<String> {
+        let target = match &*self.0 {
+            Source::Own { target, .. } => target,
+            Source::Injected { told, .. } => &told.as_ref()?.target,
+            Source::Cluster(_) => return None,
+        };
+        Some(target.address.to_string())
+    }
+
     fn told(&self) -> Option<&Told> {
         match &*self.0 {
             Source::Own { told, .. } | Source::Injected { told, .. } => told.as_ref(),
@@ -289,29 +284,44 @@ impl Store for RedisStore {
     fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
         Box::pin(async move {
             runtime::check("a Redis store")?;
-            if *batch.lane() != Lane::Data
-                && let Some(link) = self.told().and_then(|told| told.link(batch.lane()))
-                && let Some(live) = link.soon(batch.deadline()).await
-            {
-                // Taken before anything is sent: what changes from now on is told to who keeps the answer.
-                let vouch = live.vouch();
-                let replies = run_on_own(&batch, &link, live).await?;
-                return Ok(match vouch {
-                    Some(vouch) => replies.vouched(vouch),
-                    None => replies,
-                });
+            let Reached { link, mut live, vouch } = match self.at_once(&batch) {
+                Ok(reached) => reached,
+                // Boxed, so that calls that find a connection do not carry its room.
+                Err(down) => match Box::pin(self.reach(&batch, down)).await? {
+                    Way::Own(reached) => reached,
+                    Way::Injected(mut session) => {
+                        return Box::pin(send(&batch, &mut session)).await;
+                    }
+                    Way::Cluster(cluster) => return Box::pin(cluster.run(&batch)).await,
+                },
+            };
+            // In this function, and the request borrowed: as a function of its own that is called from two places,
+            // each call in flight held half as much again.
+            let asked = link.asked(&live.pulse, batch.started());
+            let request = Request::of(&batch);
+            let done = match &request {
+                // Past the boxed future of the driver's trait: this is the path that most calls take.
+                Request::One(cmd) => {
+                    batch.mark_sent();
+                    one(&batch, live.connection.send_packed_command(cmd).await)
+                }
+                Request::Many(pipeline) => many(&batch, pipeline, &mut live.connection).await,
+            };
+            asked.answered();
+            // A server that wants credentials again, after they were changed, gets them from a new handshake.
+            if forgot_us(&done) {
+                link.discard(&live.pulse);
             }
-            match &*self.0 {
-                Source::Own { links, next, .. } => {
-                    let (link, live) = connection(links, next, batch.deadline()).await?;
-                    run_on_own(&batch, link, live).await
-                }
-                Source::Injected { provider, .. } => {
-                    let mut session = provider.session().await?;
-                    send(&batch, &mut session).await
-                }
-                // Boxed, so that calls to a single server do not carry its room.
-                Source::Cluster(cluster) => Box::pin(cluster.run(&batch)).await,
+            let done = if link.rediscovers() && refused_with(&done, ErrorKind::ReadOnly) {
+                // It was demoted: the next call asks the sentinels who took its place.
+                link.discard(&live.pulse);
+                demoted(done)
+            } else {
+                done
+            };
+            match (done, vouch) {
+                (Ok(replies), Some(vouch)) => Ok(replies.vouched(vouch)),
+                (done, _) => done,
             }
         })
     }
@@ -353,44 +363,102 @@ impl Store for RedisStore {
     }
 }
 
-/// The connection whose turn it is. While it is down and another one is up, that one, and the first is
-/// dialled meanwhile: a call waits only if all are down.
-async fn connection<'a>(
-    links: &'a [Link],
-    next: &AtomicUsize,
-    deadline: Option<Instant>,
-) -> Result<(&'a Link, Live)> {
-    let turn = match links.len() {
-        1 => 0,
-        several => next.fetch_add(1, Ordering::Relaxed) % several,
-    };
-    let link = &links[turn];
-    if let Some(live) = link.current() {
-        return Ok((link, live));
-    }
-    if let Some((other, live)) = links.iter().find_map(|link| Some((link, link.current()?))) {
-        link.dial();
-        return Ok((other, live));
-    }
-    Ok((link, link.get(deadline).await?))
+/// A connection of its own that a batch goes over.
+struct Reached<'a> {
+    link: MaybeOwned<'a>,
+    live: Live,
+    // Taken before anything is sent: what changes from now on is told to who keeps the answer.
+    vouch: Option<Vouch>,
 }
 
-async fn run_on_own(batch: &Batch, link: &Link, mut live: Live) -> Result<Replies> {
-    let asked = link.asked(&live.pulse, batch.started());
-    let done = match Request::of(batch) {
-        // Past the boxed future of the driver's trait: this is the path that most calls take.
-        Request::One(cmd) => {
-            batch.mark_sent();
-            one(batch, live.connection.send_packed_command(&cmd).await)
-        }
-        Request::Many(pipeline) => many(batch, &pipeline, &mut live.connection).await,
-    };
-    asked.answered();
-    // A server that wants credentials again, after they were changed, gets them from a new handshake.
-    if forgot_us(&done) {
-        link.discard(&live.pulse);
+impl<'a> Reached<'a> {
+    fn new(link: MaybeOwned<'a>, live: Live) -> Self {
+        let vouch = live.vouch();
+        Self { link, live, vouch }
     }
-    done
+}
+
+/// A link for as long as a call lasts. Those for data are lent: counting them would cost every call.
+enum MaybeOwned<'a> {
+    Lent(&'a Link),
+    Owned(Link),
+}
+
+impl std::ops::Deref for MaybeOwned<'_> {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        match self {
+            Self::Lent(link) => link,
+            Self::Owned(link) => link,
+        }
+    }
+}
+
+/// What a batch goes over.
+enum Way<'a> {
+    Own(Reached<'a>),
+    Injected(Session),
+    Cluster(&'a Arc<Cluster>),
+}
+
+impl RedisStore {
+    /// A connection that is up; else the one for data that is to be waited for, if that is what the batch needs.
+    fn at_once(&self, batch: &Batch) -> Result<Reached<'_>, Option<&Link>> {
+        match (batch.lane(), &*self.0) {
+            (Lane::Data, Source::Own { links, .. }) => at_hand(links).map_err(Some),
+            (_, Source::Cluster(_)) | (Lane::Data, Source::Injected { .. }) => Err(None),
+            (lane, _) => {
+                let link = self.told().and_then(|told| told.link(lane)).ok_or(None)?;
+                let live = link.current().ok_or(None)?;
+                Ok(Reached::new(MaybeOwned::Owned(link), live))
+            }
+        }
+    }
+
+    /// What the batch goes over, waiting for it until its deadline.
+    async fn reach<'a>(&'a self, batch: &Batch, down: Option<&'a Link>) -> Result<Way<'a>> {
+        if *batch.lane() != Lane::Data
+            && let Some(link) = self.told().and_then(|told| told.link(batch.lane()))
+            && let Some(live) = link.soon(batch.deadline()).await
+        {
+            return Ok(Way::Own(Reached::new(MaybeOwned::Owned(link), live)));
+        }
+        let found = match (down, &*self.0) {
+            (Some(link), _) => Err(link),
+            (None, Source::Own { links, .. }) => at_hand(links),
+            (None, Source::Injected { provider, .. }) => {
+                return Ok(Way::Injected(provider.session().await?));
+            }
+            (None, Source::Cluster(cluster)) => return Ok(Way::Cluster(cluster)),
+        };
+        Ok(Way::Own(match found {
+            Ok(reached) => reached,
+            Err(link) => {
+                let live = link.get(batch.deadline()).await?;
+                Reached::new(MaybeOwned::Lent(link), live)
+            }
+        }))
+    }
+}
+
+/// One of the connections, by chance: a turn would be kept where all threads write. While it is down and another one is up, that one, and the first is
+/// dialled meanwhile: a call waits only if all are down. Then it waits for the one that is given as the error.
+fn at_hand(links: &[Link]) -> Result<Reached<'_>, &Link> {
+    let link = match links {
+        [link] => link,
+        several => &several[fastrand::usize(..several.len())],
+    };
+    if let Some(live) = link.current() {
+        return Ok(Reached::new(MaybeOwned::Lent(link), live));
+    }
+    match links.iter().find_map(|link| Some((link, link.current()?))) {
+        Some((other, live)) => {
+            link.dial();
+            Ok(Reached::new(MaybeOwned::Lent(other), live))
+        }
+        None => Err(link),
+    }
 }
 
 async fn send(batch: &Batch, session: &mut impl ConnectionLike) -> Result<Replies> {
@@ -445,9 +513,30 @@ async fn many(
 }
 
 fn forgot_us(done: &Result<Replies>) -> bool {
-    let is_auth = |error: &Error| error.kind() == ErrorKind::Auth;
+    refused_with(done, ErrorKind::Auth)
+}
+
+fn refused_with(done: &Result<Replies>, kind: ErrorKind) -> bool {
+    let is_it = |error: &Error| error.kind() == kind;
     match done {
-        Ok(replies) => replies.results().iter().any(|result| result.as_ref().is_err_and(is_auth)),
-        Err(error) => is_auth(error),
+        Ok(replies) => replies.results().iter().any(|result| result.as_ref().is_err_and(is_it)),
+        Err(error) => is_it(error),
+    }
+}
+
+/// A server that takes no writes any more is, to who looks for the primary, one that is away: what may be repeated is, over
+/// the connection that comes next.
+fn demoted(done: Result<Replies>) -> Result<Replies> {
+    let away = |error: Error| match error.kind() {
+        ErrorKind::ReadOnly => {
+            Error::new(ErrorKind::Unavailable, "the server is not the primary any more")
+                .with_outcome(Outcome::Rejected)
+                .with_code("READONLY")
+        }
+        _ => error,
+    };
+    match done {
+        Ok(replies) => Ok(replies.map_errors(|_, error| away(error))),
+        Err(error) => Err(away(error)),
     }
 }

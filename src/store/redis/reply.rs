@@ -122,7 +122,7 @@ pub(super) fn decode(op: &Op, value: Value) -> Result<Reply> {
     match op {
         Op::Ping | Op::Overwrite { .. } => done(value),
         Op::Fetch { .. } => Err(unexpected()),
-        Op::Lease { .. } => leased(value).map(Reply::Leased),
+        Op::Lease { .. } => leased(value).map(Box::new).map(Reply::Leased),
         Op::Fill { .. } => filled(value),
         Op::Lock { .. } => locked(value).map(Reply::Locked),
         Op::Get { .. } | Op::HashGet { .. } | Op::ListPop { .. } => {

@@ -170,14 +170,6 @@ fn every_mistake_is_refused_with_its_reason_and_nothing_secret() {
 }
 
 #[test]
-fn schemes_of_later_versions_say_so() {
-    let error = Target::parse("redis+sentinel://u:s3cr3t@h1,h2/x").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("redis+sentinel:// come in a later version"));
-    assert!(!error.to_string().contains("s3cr3t"));
-}
-
-#[test]
 fn a_cluster_is_named_by_some_of_its_nodes() {
     let url = "redis+cluster://u:p@h1,10.0.0.2:7001,[::1]:7002/?connections=6&deadline_ms=5";
     let Ok(Target::Cluster { seeds, target }) = Target::parse(url) else { panic!("{url}") };
@@ -219,6 +211,28 @@ fn a_url_with_tls_names_files_and_switches_nothing_off() {
         ("rediss://h?insecure=true", "unknown"),
         ("rediss://h#insecure", "fragment"),
         ("redis://h?ca=/c.pem", "unknown"),
+    ] {
+        let error = Target::parse(url).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{url}");
+        assert!(error.to_string().contains(expected), "{url}: {error}");
+    }
+}
+
+#[test]
+fn sentinels_are_read_with_the_name_of_their_primary() {
+    let target = redis("redis+sentinel://u:p@h1,[::1]:7,h3:26380/my%20primary/4?connections=1");
+    assert_eq!(target.address.to_string(), "sentinels h1:26379,[::1]:7,h3:26380/my primary");
+    assert_eq!((target.username.as_deref(), password(&target)), (Some("u"), Some("p")));
+    assert_eq!((target.db, target.options.connections), (4, Some(1)));
+    let Address::Sentinels(sentinels) = &target.address else { unreachable!() };
+    assert!(sentinels.targets.iter().all(|one| one.username.is_none() && one.password.is_none()));
+    for (url, expected) in [
+        ("redis+sentinel://h1,h2", "name of the primary"),
+        ("redis+sentinel://h1,,h2/m", "the host is empty"),
+        ("redis+sentinel://h1:0,h2:x/m", "the port"),
+        ("redis+sentinel://h1/m/x", "the database"),
+        ("redis+sentinel://h1/m/1/2", "nothing else"),
+        ("redis+sentinel://h1/m?no=1", "unknown"),
     ] {
         let error = Target::parse(url).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{url}");

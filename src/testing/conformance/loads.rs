@@ -361,7 +361,7 @@ pub(super) fn lease_op(key: &Key, token: &str, ask: Ask) -> Op {
 
 pub(super) fn fill_op(key: &Key, token: &str, text: &str, replaces: Option<Replaced>) -> Op {
     let (key, token, value) = (key.clone(), bytes(token), bytes(text));
-    Op::Fill { key, token, value, expiry: None, replaces }
+    Op::Fill { key, token, value, expiry: None, replaces: replaces.map(Box::new) }
 }
 
 pub(super) fn overwrite_op(key: &Key, text: &str, expiry: Option<Expiry>) -> Op {

@@ -1,7 +1,7 @@
 //! One node: its connections, as many as it may have.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -52,7 +52,6 @@ pub(super) struct Node {
     pub(super) number: u16,
     pub(super) share: Share,
     links: Vec<Link>,
-    next: AtomicUsize,
     told: Option<Told>,
     born: Instant,
     // When a node without slots was asked last, in milliseconds since `born`.
@@ -72,16 +71,7 @@ impl Node {
         let told = share.told.then(|| {
             Told::telling(Arc::clone(sinks), Arc::clone(&target), patience, share.prefixed)
         });
-        Self {
-            target,
-            number,
-            share,
-            links,
-            next: AtomicUsize::new(0),
-            told,
-            born: Instant::now(),
-            asked: AtomicU64::new(0),
-        }
+        Self { target, number, share, links, told, born: Instant::now(), asked: AtomicU64::new(0) }
     }
 
     pub(super) fn address(&self) -> &Address {
@@ -110,10 +100,17 @@ impl Node {
         }
     }
 
+    /// One of those for data, by chance: a turn would be kept where all threads write.
+    fn any(&self) -> &Link {
+        match &self.links[..] {
+            [link] => link,
+            several => &several[fastrand::usize(..several.len())],
+        }
+    }
+
     /// A connection for data that is up.
     pub(super) fn current(&self) -> Option<(&Link, Live)> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let link = &self.links[turn % self.links.len()];
+        let link = self.any();
         if let Some(live) = link.current() {
             return Some((link, live));
         }
@@ -127,8 +124,7 @@ impl Node {
         if let Some(found) = self.current() {
             return Ok(found);
         }
-        let turn = self.next.load(Ordering::Relaxed);
-        let link = &self.links[turn % self.links.len()];
+        let link = self.any();
         Ok((link, link.get(Some(end)).await?))
     }
 

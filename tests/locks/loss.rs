@@ -1,0 +1,147 @@
+//! P22: a holder is told of the loss before the server could give the lock away.
+
+use std::time::Duration;
+
+use larder::testing::{FaultProxy, RedisServer};
+use larder::{CacheClient, Loss};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::workers::Worker;
+use crate::{alone, ends, ms, times, until_seen};
+
+/// So many are tried at once: each mostly waits.
+const AT_ONCE: u64 = 10;
+
+const LEASE: Duration = Duration::from_millis(400);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_is_told_before_its_lock_is_free_when_its_connection_goes_silent() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let (mut margins, mut swallowed) = (Vec::new(), 0);
+    let count = times(500);
+    for first in (0..count).step_by(AT_ONCE as usize) {
+        let mut trials = JoinSet::new();
+        for number in first..first + AT_ONCE {
+            let mut direct = server.connect().await;
+            let addr = server.addr();
+            trials.spawn(async move {
+                let proxy = FaultProxy::start(addr).await;
+                let cache = CacheClient::connect(proxy.url()).await.unwrap();
+                let lock = cache.lock(format!("silent-{number}")).lease(LEASE);
+                let guard = lock.acquire().await.unwrap();
+                // At any moment between two renewals, and of one.
+                tokio::time::sleep(LEASE.mul_f64(fastrand::f64() * 1.5)).await;
+                // The commands are lost, or the answers, or both.
+                proxy.to_server().swallow(number % 3 != 1);
+                proxy.to_client().swallow(number % 3 != 0);
+                let loss = ends("the loss", guard.lost()).await;
+                assert!(!guard.is_valid());
+                // Asked after the signal: what is left is less than what was left then.
+                let key = format!("lock:silent-{number}");
+                let margin = direct.command(&["PTTL", key.as_str()]).await.unwrap().int().unwrap();
+                assert_eq!(loss, Loss::Expired);
+                (margin, proxy.to_server().swallowed() + proxy.to_client().swallowed())
+            });
+        }
+        for (margin, bytes) in trials.join_all().await {
+            assert!(bytes > 0, "nothing was swallowed");
+            margins.push(margin);
+            swallowed += bytes;
+        }
+    }
+    margins.sort();
+    println!(
+        "P22: {} connections went silent ({swallowed} bytes swallowed), told before the end with a lease of {LEASE:?}: margin \
+         min {} ms, median {} ms",
+        margins.len(),
+        margins[0],
+        margins[margins.len() / 2]
+    );
+    assert!(margins[0] > 0, "{margins:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_is_told_within_a_renewal_that_its_lock_was_deleted() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let cache = CacheClient::connect(server.url()).await.unwrap();
+    let every = Duration::from_millis(100);
+    let mut took = Vec::new();
+    for first in (0..times(500)).step_by(AT_ONCE as usize) {
+        let mut trials = JoinSet::new();
+        for number in first..first + AT_ONCE {
+            let mut direct = server.connect().await;
+            let lock = cache.lock(format!("deleted-{number}")).lease(every * 3).renew_every(every);
+            trials.spawn(async move {
+                let guard = lock.acquire().await.unwrap();
+                tokio::time::sleep(every.mul_f64(fastrand::f64() * 3.0)).await;
+                let key = format!("lock:deleted-{number}");
+                let before = Instant::now();
+                let deleted = direct.command(&["DEL", key.as_str()]).await.unwrap();
+                assert_eq!(deleted.int(), Some(1));
+                assert_eq!(ends("the loss", guard.lost()).await, Loss::Taken);
+                before.elapsed()
+            });
+        }
+        took.extend(trials.join_all().await);
+    }
+    took.sort();
+    println!(
+        "P22: {} locks deleted by another, renewed every {every:?}: told after at most {:.1} ms, median {:.1} ms",
+        took.len(),
+        ms(took[took.len() - 1]),
+        ms(took[took.len() / 2])
+    );
+    assert!(took[took.len() - 1] < every + Duration::from_millis(50), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stood_still_past_its_lease_goes_on_without_its_lock() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let cache = CacheClient::connect(server.url()).await.unwrap();
+    let mut worker = Worker::start(&server.url()).await;
+    let (mut rounds, mut late) = (0, 0);
+    for _ in 0..times(30) {
+        worker.tell("work slow 300").await;
+        worker.answer("holding").await;
+        worker.stop().await;
+        let guard = cache.lock("slow").wait(Duration::from_secs(10)).acquire().await.unwrap();
+        worker.go_on().await;
+        let said = worker.answer("dropped").await;
+        let (polls, rest) = said.split_once(' ').unwrap();
+        assert_eq!(rest, "false LockLost", "the guard is not valid, and the work has failed");
+        // The stop may fall into a poll, which then ends after it; no other begins.
+        late += polls.parse::<u64>().unwrap();
+        rounds += 1;
+        assert!(guard.release().await.unwrap());
+        assert!(late <= rounds, "{late} polls of {rounds} works that were over");
+    }
+    println!(
+        "P22: {rounds} processes stopped past their lease: work dropped {rounds} times, polls begun after the end 0 (in {late} \
+         the process had been stopped)"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_that_said_once_that_it_is_over_does_not_come_back() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    let cache = CacheClient::connect(proxy.url()).await.unwrap();
+    let lease = Duration::from_millis(200);
+    let guard = cache.lock("late").lease(lease).renew_every(lease / 2).acquire().await.unwrap();
+    // Renewals arrive, their answers do not before the end.
+    proxy.to_client().delay(lease..lease * 2);
+    let seen = proxy.to_server().frames();
+    until_seen("a renewal is on its way", || proxy.to_server().frames() > seen).await;
+    until_seen("the guard is over", || !guard.is_valid()).await;
+    let waiting = tokio::spawn(guard.lost());
+    for _ in 0..500 {
+        assert!(!guard.is_valid(), "a guard came back");
+        tokio::time::sleep(Duration::from_millis(1)).await; // sampled
+    }
+    assert_eq!(ends("the loss", waiting).await.unwrap(), Loss::Expired);
+}

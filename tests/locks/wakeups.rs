@@ -1,0 +1,256 @@
+//! P26: who waits takes a lock as soon as it is free; if nobody tells, at its next look; and nobody hangs.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use larder::redis1::Shared;
+use larder::testing::{FaultProxy, RedisServer};
+use larder::{CacheClient, LockBuilder};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::{alone, cpu_time, ends, ms, quantile, times, until_seen};
+
+/// What the promise allows.
+const WOKEN: Duration = Duration::from_millis(50);
+
+/// How often a lock is looked at whose changes are told, and whose are not.
+const SAFETY: Duration = Duration::from_secs(1);
+const LAST_POLL: Duration = Duration::from_millis(100);
+
+/// What a timer and a busy machine add.
+const LATE: Duration = Duration::from_millis(50);
+
+async fn clients(server: &RedisServer, count: usize) -> Vec<CacheClient> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(CacheClient::connect(server.url()).await.unwrap());
+    }
+    clients
+}
+
+/// Every one of `waiters` takes the lock once, after the one before released it. How long each hand-over took.
+async fn hand_over(locks: &[LockBuilder], waiters: usize) -> Vec<Duration> {
+    let first = locks[0].acquire().await.unwrap();
+    let released = Arc::new(Mutex::new(Instant::now()));
+    let mut tasks = JoinSet::new();
+    for number in 0..waiters {
+        let lock = locks[number % locks.len()].clone().wait(Duration::from_secs(60));
+        let released = Arc::clone(&released);
+        tasks.spawn(async move {
+            let guard = lock.acquire().await.unwrap();
+            let took = released.lock().unwrap().elapsed();
+            tokio::task::yield_now().await; // the work
+            *released.lock().unwrap() = Instant::now();
+            assert!(guard.release().await.unwrap());
+            took
+        });
+    }
+    // They stand in line.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    *released.lock().unwrap() = Instant::now();
+    assert!(first.release().await.unwrap());
+    ends("the waiters", tasks.join_all()).await
+}
+
+fn figure(what: &str, mut waits: Vec<Duration>) -> (Duration, Duration) {
+    waits.sort();
+    let (p99, max) = (quantile(&waits, 0.99), waits[waits.len() - 1]);
+    println!(
+        "P26: {what}: {} waits, p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms, hung 0",
+        waits.len(),
+        ms(quantile(&waits, 0.5)),
+        ms(p99),
+        ms(max)
+    );
+    (p99, max)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_who_wait_take_the_lock_one_after_the_other_as_it_comes_free() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let clients = clients(&server, 4).await;
+    for (what, fair) in
+        [("100 waiters of 4 clients", false), ("100 waiters of 4 clients, fair", true)]
+    {
+        let mut waits = Vec::new();
+        for round in 0..times(50) {
+            let locks: Vec<_> = clients
+                .iter()
+                .map(|cache| cache.lock(format!("{fair}-{round}")).fair(fair))
+                .collect();
+            waits.extend(hand_over(&locks, 100).await);
+        }
+        let (p99, _) = figure(what, waits);
+        assert!(p99 < WOKEN);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_anybody_who_tells_the_lock_is_looked_at_often_enough() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let mut locks = Vec::new();
+    for _ in 0..2 {
+        let client = larder::redis1::Client::open(server.url()).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        locks.push(CacheClient::new(Shared(connection)).lock("polled"));
+    }
+    let mut waits = Vec::new();
+    for _ in 0..times(20) {
+        waits.extend(hand_over(&locks, 20).await);
+    }
+    let (_, max) = figure("polling, 20 waiters of 2 clients without tracking", waits);
+    assert!(max < LAST_POLL + LATE);
+}
+
+/// The connections of a server's clients that are told of changes.
+async fn tracked(server: &RedisServer) -> Vec<String> {
+    let list = server.command(&["CLIENT", "LIST"]).await.text().unwrap();
+    let field = |line: &str, name: &str| {
+        line.split(' ').find_map(|word| word.strip_prefix(name)).unwrap_or_default().to_owned()
+    };
+    let tells = list.lines().filter(|line| field(line, "flags=").contains('t'));
+    tells.map(|line| field(line, "id=")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_and_is_not_told_any_more_takes_the_lock_at_its_next_look() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let clients = clients(&server, 2).await;
+    let (holds, waits) = (clients[0].lock("killed"), clients[1].lock("killed"));
+    let mut killed = 0;
+    let mut took = Vec::new();
+    for round in 0..times(200) {
+        let guard = holds.acquire().await.unwrap();
+        let waiting = tokio::spawn({
+            let waits = waits.clone();
+            async move { (waits.acquire().await.unwrap(), Instant::now()) }
+        });
+        until_seen("it waits", || clients[1].stats().locks.contended > round).await;
+        let mut kill = server.connect().await;
+        for id in tracked(&server).await {
+            let answer = kill.command(&["CLIENT", "KILL", "ID", &id]).await.unwrap();
+            killed += answer.int().unwrap();
+        }
+        let before = Instant::now();
+        assert!(guard.release().await.unwrap());
+        let (guard, at) = ends("the waiter", waiting).await.unwrap();
+        took.push(at - before);
+        assert!(guard.release().await.unwrap());
+    }
+    println!("P26: {killed} tracked connections killed");
+    let (_, max) = figure("tracked connections killed at the release", took);
+    assert!(killed as u64 >= times(200) && max < SAFETY + LATE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_and_whose_wake_up_is_lost_takes_the_lock_at_its_next_look() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let holder = CacheClient::connect(server.url()).await.unwrap();
+    let mut trials = JoinSet::new();
+    for number in 0..times(100) {
+        let (addr, holds) = (server.addr(), holder.lock(format!("lost-{number}")));
+        trials.spawn(async move {
+            let proxy = FaultProxy::start(addr).await;
+            let cache = CacheClient::connect(proxy.url()).await.unwrap();
+            let guard = holds.acquire().await.unwrap();
+            let waiting = tokio::spawn({
+                let waits = cache.lock(format!("lost-{number}"));
+                async move { (waits.acquire().await.unwrap(), Instant::now()) }
+            });
+            until_seen("it waits", || cache.stats().locks.contended == 1).await;
+            proxy.to_client().swallow(true);
+            let before = Instant::now();
+            assert!(guard.release().await.unwrap());
+            until_seen("the push is swallowed", || proxy.to_client().swallowed() > 0).await;
+            proxy.to_client().swallow(false);
+            let (guard, at) = ends("the waiter", waiting).await.unwrap();
+            assert!(guard.release().await.unwrap());
+            at - before
+        });
+    }
+    let (_, max) = figure("wake-ups lost", trials.join_all().await);
+    assert!(max < SAFETY + LATE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_between_a_try_and_its_wait_is_not_missed() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let clients = clients(&server, 2).await;
+    let mut took = Vec::new();
+    let mut contended = 0;
+    for round in 0..times(10_000) {
+        let name = format!("race-{}", round % 8);
+        let guard = clients[0].lock(&name).acquire().await.unwrap();
+        let waiting = tokio::spawn({
+            let waits = clients[1].lock(&name);
+            async move { (waits.acquire().await.unwrap(), Instant::now()) }
+        });
+        // Around the moment of the try.
+        let begun = Instant::now();
+        let pause = Duration::from_micros(fastrand::u64(..400));
+        while begun.elapsed() < pause {
+            tokio::task::yield_now().await;
+        }
+        let before = Instant::now();
+        assert!(guard.release().await.unwrap());
+        let (guard, at) = ends("the waiter", waiting).await.unwrap();
+        took.push(at.saturating_duration_since(before));
+        assert!(guard.release().await.unwrap());
+        contended = clients[1].stats().locks.contended;
+    }
+    println!(
+        "P26: released around the try: {contended} of {} tries had found it held",
+        times(10_000)
+    );
+    let (p99, _) = figure("released around the try", took);
+    assert!(contended > 0 && contended < times(10_000) && p99 < WOKEN);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_cost_next_to_nothing() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let mut direct = server.connect().await;
+    let clients = clients(&server, 4).await;
+    let shared = clients[0].lock("shared").shared().acquire().await.unwrap();
+    let cases = [
+        ("plain", "plain", false),
+        ("fair", "fair", true),
+        ("behind a shared one", "shared", false),
+    ];
+    let mut guards = vec![shared];
+    for (what, name, fair) in cases {
+        if name != "shared" {
+            guards.push(clients[0].lock(name).fair(fair).acquire().await.unwrap());
+        }
+        let mut tasks = JoinSet::new();
+        for number in 0..100 {
+            let lock = clients[number % 4].lock(name).fair(fair).wait(Duration::from_secs(60));
+            tasks.spawn(async move { lock.acquire().await.map(drop) });
+        }
+        // They stand in line.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let calls = async |direct: &mut larder::testing::RawConnection| {
+            let info = direct.command(&["INFO", "commandstats"]).await.unwrap().text().unwrap();
+            let eval = info.lines().find_map(|line| line.strip_prefix("cmdstat_eval:calls="));
+            eval.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let (asked, cpu) = (calls(&mut direct).await, cpu_time());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let asked = calls(&mut direct).await - asked;
+        let share = (cpu_time() - cpu).as_secs_f64() / 2.0 * 100.0;
+        tasks.abort_all();
+        while tasks.join_next().await.is_some() {}
+        println!(
+            "P26: 100 waiters of 4 clients for 2 s, {what}: {asked} tries and renewals, {share:.1} % of a processor"
+        );
+        assert!(asked < 200, "{what}: they wake each other up, {asked} tries");
+        assert!(share < 25.0, "{what}: {share} %");
+    }
+}

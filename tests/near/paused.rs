@@ -1,0 +1,234 @@
+//! P16 once more: a reader that stands still while it is told of more changes than anybody holds for it.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use larder::testing::RedisServer;
+use larder::{CacheClient, Namespace};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use super::losses::tracked;
+use super::{alone, times, until};
+
+const URL: &str = "LARDER_PAUSED_URL";
+const BROADCAST: &str = "LARDER_PAUSED_BROADCAST";
+
+/// Enough keys of such a length that the news of them is more than two sockets and the server's limit hold together.
+const KEYS: u64 = 8_000;
+const LENGTH: usize = 1_000;
+
+/// What the server keeps for a connection that does not read.
+const LIMIT: &str = "normal 1mb 0 0";
+
+fn key(number: u64) -> String {
+    format!("{number:0LENGTH$}")
+}
+
+fn values(cache: &CacheClient, broadcast: bool) -> Namespace<str, u64> {
+    cache.namespace("v").near(true).broadcast(broadcast).build().unwrap()
+}
+
+/// Nanoseconds by the clock that all processes of this machine share.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+}
+
+/// Another process that reads all the time: this test binary again.
+struct Reader {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Reader {
+    async fn start(url: &str, broadcast: bool) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "paused::a_reader_that_can_be_stopped", "--nocapture"])
+            .env(URL, url)
+            .env(BROADCAST, if broadcast { "1" } else { "0" })
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut reader = Self { child, input, output };
+        reader.answer("ready").await;
+        reader
+    }
+
+    /// Tells it something, and gives the numbers of its answer.
+    async fn ask(&mut self, what: &str) -> Vec<u64> {
+        self.input.write_all(format!("{what}\n").as_bytes()).await.unwrap();
+        let word = what.split(' ').next().unwrap();
+        let numbers = self.answer(word).await;
+        numbers.split_whitespace().map(|number| number.parse().unwrap()).collect()
+    }
+
+    async fn answer(&mut self, word: &str) -> String {
+        let answer = async {
+            loop {
+                let line = self.output.next_line().await.unwrap().expect("the reader ended");
+                // The test harness does not end its line before the test prints.
+                if let Some(at) = line.find(&format!("> {word}")) {
+                    return line[at + 2 + word.len()..].to_owned();
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), answer).await.expect("the reader hung")
+    }
+
+    /// Stops it or lets it go on, by the recorded pid.
+    async fn signal(&self, signal: &str, reached: impl Fn(char) -> bool) {
+        let pid = self.child.id().unwrap();
+        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status();
+        assert!(sent.await.unwrap().success());
+        until(signal, async || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).is_some_and(&reached)
+        })
+        .await;
+    }
+}
+
+/// The other side; in a test run of its own it has nobody to serve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_can_be_stopped() {
+    let Ok(url) = std::env::var(URL) else { return };
+    let cache = CacheClient::connect(url).await.unwrap();
+    let values = values(&cache, std::env::var(BROADCAST).unwrap() == "1");
+    let keys: Arc<Vec<String>> = Arc::new((0..KEYS).map(key).collect());
+    // When each read began, and what it gave.
+    let log: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
+    tokio::spawn({
+        let (values, keys, log) = (values.clone(), Arc::clone(&keys), Arc::clone(&log));
+        async move {
+            for key in keys.iter().cycle() {
+                let began = now();
+                if let Ok(Some(value)) = values.get(key).await {
+                    log.lock().unwrap().push((began, *value));
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    println!("> ready");
+    let mut input = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = input.next_line().await.unwrap() {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            // Brings everything near.
+            ["fill"] => {
+                until("everything is near", async || {
+                    for some in keys.chunks(1_000) {
+                        values.get_many(some.iter().map(String::as_str)).await.unwrap();
+                    }
+                    cache.stats().near_entries == KEYS
+                })
+                .await;
+                log.lock().unwrap().clear();
+                println!("> fill");
+            }
+            // Waits for an answer over the tracked connection: what was told before it has been read.
+            ["answered"] => {
+                let asking = values.with(|options| options.bypass_near());
+                until("an answer", async || asking.get(&keys[0]).await.is_ok()).await;
+                println!("> answered {}", now());
+            }
+            // Reads everything; and says what was old in it, and when the last read began that gave something old.
+            ["check", wanted] => {
+                let wanted: u64 = wanted.parse().unwrap();
+                let mut old = 0;
+                for key in keys.iter() {
+                    let value = values.get(key).await.unwrap();
+                    old += u64::from(value.as_deref().is_none_or(|value| *value != wanted));
+                }
+                let log = log.lock().unwrap();
+                let last = log.iter().filter(|(_, value)| *value != wanted).map(|(at, _)| *at);
+                println!("> check {old} {} {}", last.max().unwrap_or(0), log.len());
+            }
+            _ => panic!("a reader was told something that it does not know"),
+        }
+    }
+}
+
+/// Sets every key.
+async fn write(server: &RedisServer, value: u64) {
+    let mut writer = server.connect().await;
+    for first in (0..KEYS).step_by(500) {
+        let mut set = vec!["MSET".to_owned()];
+        for number in first..(first + 500).min(KEYS) {
+            set.extend([format!("v:{}", key(number)), value.to_string()]);
+        }
+        assert!(!writer.command(&set).await.unwrap().is_error());
+    }
+}
+
+/// How often the server gave up a connection that did not read.
+fn given_up(server: &RedisServer) -> u64 {
+    let log = std::fs::read_to_string(server.dir().join("redis.log")).unwrap();
+    log.lines().filter(|line| line.contains("for overcoming of output buffer limits")).count()
+        as u64
+}
+
+/// How many bytes the server keeps for the connections that track.
+async fn kept_back(server: &RedisServer) -> u64 {
+    let field = |line: &str| {
+        line.split(' ').find_map(|part| part.strip_prefix("omem=")?.parse::<u64>().ok())
+    };
+    tracked(server).await.iter().filter_map(|line| field(line)).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_stood_still_during_a_flood_serves_nothing_old_when_it_goes_on() {
+    let _turn = alone().await;
+    let rounds = times(10);
+    for (how, broadcast, limited) in
+        [("by key", false, true), ("by prefix", true, true), ("by key", false, false)]
+    {
+        let server = match limited {
+            true => RedisServer::builder().arg("--client-output-buffer-limit").arg(LIMIT),
+            false => RedisServer::builder(),
+        };
+        let server = server.start().await;
+        write(&server, 0).await;
+        let mut reader = Reader::start(&server.url(), broadcast).await;
+        let (mut longest, mut stale, mut most, mut reads) = (Duration::ZERO, 0, 0, 0);
+        for round in 1..=rounds {
+            reader.ask("fill").await;
+            reader.signal("STOP", |state| state == 'T').await;
+            write(&server, 2 * round).await;
+            if limited {
+                until("the server gives the reader up", async || {
+                    given_up(&server) == round && tracked(&server).await.is_empty()
+                })
+                .await;
+            }
+            most = most.max(kept_back(&server).await);
+            // With a limit nobody is left to tell of this one.
+            write(&server, 2 * round + 1).await;
+            let from = now();
+            reader.signal("CONT", |state| state != 'T').await;
+            let answered = reader.ask("answered").await[0];
+            let [old, last, count] = reader.ask(&format!("check {}", 2 * round + 1)).await[..]
+            else {
+                panic!("a check has three numbers");
+            };
+            stale += old + u64::from(last > answered);
+            reads += count;
+            longest = longest.max(Duration::from_nanos(last.saturating_sub(from)));
+        }
+        let limit = if limited { LIMIT } else { "none" };
+        println!(
+            "P16: flood of {} changes at a paused reader, told {how}, limit {limit}: {rounds} times, {} connections given up by the server, {most} bytes kept back, {reads} reads, the last old one {longest:?} after it went on, {stale} stale",
+            2 * KEYS,
+            given_up(&server)
+        );
+        assert_eq!(given_up(&server), if limited { rounds } else { 0 });
+        assert!(limited || most > 1_000_000, "the reader had room for everything");
+        assert_eq!(stale, 0);
+    }
+}
