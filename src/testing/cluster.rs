@@ -63,7 +63,12 @@ impl RedisCluster {
             let server = RedisServer::builder().member();
             let server = server.arg("--cluster-node-timeout").arg(&timeout);
             let server = server.arg("--cluster-allow-replica-migration").arg("no");
-            set(server.arg("--repl-diskless-sync-delay").arg("0")).start()
+            let mut server = set(server.arg("--repl-diskless-sync-delay").arg("0"));
+            if server.speaks_tls() {
+                // Among themselves as well: only then do they tell clients of those ports.
+                server = server.arg("--tls-cluster").arg("yes").arg("--tls-replication").arg("yes");
+            }
+            server.start()
         });
         let cluster = Self { nodes: join_all(start).await };
         cluster.assign(primaries).await;
@@ -96,7 +101,8 @@ impl RedisCluster {
     async fn meet(&self) {
         let first = &self.nodes[0];
         for node in &self.nodes[1..] {
-            let (port, bus) = (node.port().to_string(), node.bus_port().to_string());
+            let port = node.tls_port().unwrap_or(node.port()).to_string();
+            let bus = node.bus_port().to_string();
             ok(first, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await;
         }
     }
@@ -129,6 +135,16 @@ impl RedisCluster {
     pub fn url(&self) -> String {
         let places: Vec<_> = self.nodes.iter().map(|node| node.addr().to_string()).collect();
         format!("redis+cluster://{}", places.join(","))
+    }
+
+    /// The URL for a client that speaks TLS, with this name for the host of every node.
+    ///
+    /// # Panics
+    /// If the servers do not.
+    pub fn tls_url(&self, host: &str) -> String {
+        let ports = self.nodes.iter().map(|node| node.tls_port().expect("the servers speak TLS"));
+        let places: Vec<_> = ports.map(|port| format!("{host}:{port}")).collect();
+        format!("rediss+cluster://{}", places.join(","))
     }
 
     /// Its nodes: the primaries first, as they were at the start.

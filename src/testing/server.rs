@@ -117,6 +117,11 @@ impl RedisServerBuilder {
         self
     }
 
+    /// Whether it is to speak TLS.
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Speaks TLS on a second port, with this certificate and key in PEM; from clients it wants a certificate by
     /// `clients`, if that is given. Defaults to no.
     pub fn tls(
@@ -311,6 +316,11 @@ impl RedisServer {
     /// The port on which the nodes of a cluster speak to each other.
     pub(super) fn bus_port(&self) -> u16 {
         self.bus_port
+    }
+
+    /// The port on which it speaks TLS, if it does.
+    pub(super) fn tls_port(&self) -> Option<u16> {
+        (self.tls_port != 0).then_some(self.tls_port)
     }
 
     /// Whether the process runs.

@@ -233,6 +233,11 @@ async fn locks_exclude_and_count_on_every_node() {
     let plain =
         clients[0].acquire_lock("lock:plain", larder::LockOptions::default()).await.unwrap();
     assert!(clients[1].release_lock("lock:plain", &plain).await.unwrap());
+    // One that waits for a copy, on every node.
+    for name in 0..9 {
+        let lock = clients[0].lock(format!("copied:{name}")).replicas(1, Duration::from_secs(5));
+        assert!(lock.acquire().await.unwrap().release().await.unwrap());
+    }
     println!(
         "P21 cluster: {acquired} acquisitions of 12 locks by two clients, overlaps 0, tokens grow"
     );

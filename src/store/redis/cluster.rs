@@ -42,6 +42,9 @@ use self::node::Node;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
+/// Nothing is sent again so shortly before the deadline: that it was refused says more than that no answer came.
+const LAST_MOMENT: Duration = Duration::from_millis(20);
+
 /// How long a call waits for a connection to one node before it asks whether that node is still the right one.
 const NODE_PATIENCE: Duration = Duration::from_millis(150);
 
@@ -142,8 +145,13 @@ impl Cluster {
             }
             tokio::time::sleep(jittered).await;
             if next == Next::Learn {
-                // What it comes to is seen by the next attempt.
-                _ = self.learn(end).await;
+                // What it comes to is seen by the next attempt, for which some of the time is left.
+                let left = end.saturating_duration_since(Instant::now());
+                _ = self.learn(end - left / 2).await;
+            }
+            if Instant::now() + LAST_MOMENT >= end {
+                trip.give_up();
+                break;
             }
         }
         trip.finish()
@@ -320,6 +328,12 @@ impl Cluster {
         self.sinks.add(sink);
     }
 
+    /// Where it is looked for.
+    pub(super) fn address(&self) -> String {
+        let seeds: Vec<String> = self.seeds.iter().map(Address::to_string).collect();
+        seeds.join(",")
+    }
+
     /// Whether changes may be told: not if there is a single connection.
     pub(super) fn can_tell(&self) -> bool {
         self.most > 1
@@ -338,9 +352,11 @@ impl Cluster {
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seeds: Vec<String> = self.seeds.iter().map(Address::to_string).collect();
         let nodes = self.known_map().map_or(0, |map| map.nodes().len());
-        f.debug_struct("Cluster").field("seeds", &seeds).field("primaries", &nodes).finish()
+        f.debug_struct("Cluster")
+            .field("seeds", &self.address())
+            .field("primaries", &nodes)
+            .finish()
     }
 }
 

@@ -233,7 +233,7 @@ impl RedisStore {
         let target = match &*self.0 {
             Source::Own { target, .. } => target,
             Source::Injected { told, .. } => &told.as_ref()?.target,
-            Source::Cluster(_) => return None,
+            Source::Cluster(cluster) => return Some(cluster.address()),
         };
         Some(target.address.to_string())
     }
