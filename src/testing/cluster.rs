@@ -225,8 +225,17 @@ impl RedisCluster {
     /// # Panics
     /// If it does not within half a minute.
     pub async fn fail_over_to(&self, replica: usize) {
-        ok(&self.nodes[replica], &["CLUSTER", "FAILOVER"]).await;
-        self.is_primary(replica).await;
+        let node = &self.nodes[replica];
+        let mut asked = None;
+        until("a replica takes over", async || {
+            // A primary is voted out once in twice the node timeout: then the request lapses, and has to be made again.
+            if asked.is_none_or(|asked: Instant| asked.elapsed() > NODE_TIMEOUT * 2) {
+                ok(node, &["CLUSTER", "FAILOVER"]).await;
+                asked = Some(Instant::now());
+            }
+            node.info("role").await == "master"
+        })
+        .await;
     }
 
     /// Waits until a node is a primary.
