@@ -33,9 +33,10 @@ use std::error::Error;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use larder::store::MemoryStore;
 use larder::{CacheClient, LockBuilder};
 use rusqlite::{Connection, params};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -66,12 +67,19 @@ async fn main() -> Result<(), Failure> {
         "CREATE TABLE accounts (id INTEGER PRIMARY KEY, settled_by TEXT, token INTEGER NOT NULL);
          INSERT INTO accounts VALUES (1, NULL, 0);",
     )?;
-    let cache = CacheClient::connect(&arg).await?;
-    if cache.capabilities().shared {
-        stop_a_process(&cache, &arg, &file).await?;
+    let cache = if arg == "memory://" {
+        // Two clients, as two processes would have them: within one client, the second worker would wait in line
+        // behind the first, who does not know yet that it has lost the lock.
+        let store = Arc::new(MemoryStore::new());
+        let client = || CacheClient::builder().store(Arc::clone(&store)).build();
+        let cache = client()?;
+        stop_a_thread(client()?, &cache, &file).await?;
+        cache
     } else {
-        stop_a_thread(&cache, &file).await?;
-    }
+        let cache = CacheClient::connect(&arg).await?;
+        stop_a_process(&cache, &arg, &file).await?;
+        cache
+    };
     let by: String = Connection::open(&file)?.query_row(
         "SELECT settled_by FROM accounts WHERE id = 1",
         [],
@@ -171,17 +179,21 @@ async fn signal(signal: &str, pid: &str) -> Result<(), Failure> {
 
 /// On the embedded store, which other processes do not share: the first worker has a thread and a runtime of its own,
 /// which stand still together, so that nobody renews the lock.
-async fn stop_a_thread(cache: &CacheClient, file: &Path) -> Result<(), Failure> {
+async fn stop_a_thread(
+    firsts: CacheClient,
+    cache: &CacheClient,
+    file: &Path,
+) -> Result<(), Failure> {
     let (holds, held) = tokio::sync::oneshot::channel();
     let (go_on, told) = mpsc::channel::<()>();
-    let (first_cache, first_file) = (cache.clone(), file.to_owned());
+    let first_file = file.to_owned();
     let first = std::thread::spawn(move || {
         let pause = || {
             _ = holds.send(());
             told.recv().map_err(std::io::Error::other)
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(first_worker(&first_cache, &first_file, pause))
+        runtime.block_on(first_worker(&firsts, &first_file, pause))
     });
     held.await?;
     second_worker(cache, file).await?;

@@ -187,18 +187,24 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_in_the_slot_of_its_key() {
+    fn what_stands_beside_a_key_is_in_its_slot_and_nothing_else_s() {
         let lease = |key: &[u8]| Key::new(key).unwrap().lease();
         assert_eq!(lease(b"user:7").as_bytes(), b"larder:lease:{user:7}");
         assert_eq!(lease(b"a{t}b").as_bytes(), b"larder:lease:{t}:a{t}b");
-        for key in [&b"a}b"[..], b"a{b", b"{}x", b"}", b"{", b"a}b{c", b"{{}", b"k", b"x{y}z"] {
-            assert_eq!(
-                slot::slot(lease(key).as_bytes()),
-                slot::slot(key),
-                "{}",
-                key.escape_ascii()
-            );
+        let report = Key::new("lock:report").unwrap();
+        assert_eq!(report.lock_record().as_bytes(), b"larder:lock:{lock:report}");
+        assert_eq!(report.fence().as_bytes(), b"larder:fenced:{lock:report}");
+        let mut all = std::collections::BTreeSet::new();
+        let keys = [&b"a}b"[..], b"a{b", b"{}x", b"}", b"{", b"a}b{c", b"{{}", b"k", b"x{y}z"];
+        for key in keys {
+            for beside in [Key::lease, Key::lock_record, Key::fence] {
+                let beside = beside(&Key::new(key).unwrap());
+                let same = slot::slot(beside.as_bytes()) == slot::slot(key);
+                assert!(same, "{}", beside.as_bytes().escape_ascii());
+                all.insert(beside);
+            }
         }
+        assert_eq!(all.len(), 3 * keys.len());
     }
 
     #[test]

@@ -302,7 +302,7 @@ impl Builder {
         let redis = match told {
             None => RedisStore::over_any(provider),
             Some(Ok(Target::Redis(target))) => {
-                let Some(target) = self.reached(target, mistakes) else { return };
+                let Some(target) = self.reached(*target, mistakes) else { return };
                 let patience = self.connect_timeout.or(target.options.connect_timeout);
                 let patience = patience.unwrap_or(CONNECT_TIMEOUT);
                 RedisStore::over_and_told(provider, target, patience)
@@ -391,7 +391,7 @@ impl Builder {
             Target::Cluster { seeds, target } => (target, Some(seeds)),
         };
         self.idle(&[MAX_BYTES], "a server", mistakes);
-        let Some(target) = self.reached(target, mistakes) else { return };
+        let Some(target) = self.reached(*target, mistakes) else { return };
         let options = &target.options;
         self.deadline = self.deadline.or(options.deadline);
         let most = self.max_connections.or(options.max_connections);

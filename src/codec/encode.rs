@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::ser::Formatter;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::MAX_BYTES;
 
 /// How deep arrays and objects may stand in each other. `serde_json` reads as many; orjson reads
 /// 1,024 and writes 254.
@@ -51,22 +52,58 @@ pub(crate) fn kind_of(first: u8) -> &'static str {
 ///
 /// # Errors
 /// [`ErrorKind::Encode`] if it has another shape, is nested too deep, holds an integer wider than
-/// 64 bits, or refuses to be serialised. Never with a part of the value.
+/// 64 bits, or refuses to be serialised; [`ErrorKind::InvalidInput`] if it is longer than any store takes. Never with
+/// a part of the value.
 pub(crate) fn encode_json<T: Serialize + ?Sized>(value: &T, shape: Shape) -> Result<Bytes> {
     let refused = Cell::new(None);
-    let mut out = Vec::with_capacity(128);
+    let mut out = Capped { bytes: Vec::with_capacity(128), most: MAX_BYTES, is_full: false };
     let rules = Rules { depth: 0, refused: &refused };
     let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, rules));
     if let Some(reason) = refused.get() {
         return Err(Error::new(ErrorKind::Encode, reason));
     }
+    if out.is_full {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("the value is longer than {MAX_BYTES} bytes as JSON; split it"),
+        ));
+    }
     if let Err(error) = written {
         return Err(Error::new(ErrorKind::Encode, why_refused(&error)));
     }
-    match out.first() {
-        Some(first) if shape.fits(*first) => Ok(Bytes::from(out)),
+    match out.bytes.first() {
+        Some(first) if shape.fits(*first) => Ok(Bytes::from(out.bytes)),
         Some(first) => Err(Error::new(ErrorKind::Encode, wrong_shape(shape, *first))),
         None => Err(Error::new(ErrorKind::Encode, "the value wrote no JSON at all")),
+    }
+}
+
+/// Takes what is written up to a limit: what no store takes need not be written first.
+struct Capped {
+    bytes: Vec<u8>,
+    most: usize,
+    is_full: bool,
+}
+
+impl io::Write for Capped {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > self.most - self.bytes.len() {
+            self.is_full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -186,11 +223,22 @@ fn depth_of(json: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use std::collections::BTreeMap;
 
     use serde_json::value::RawValue;
 
     use super::*;
+
+    #[test]
+    fn nothing_is_written_past_the_limit() {
+        let mut out = Capped { bytes: Vec::new(), most: 5, is_full: false };
+        assert!(out.write_all(b"abc").is_ok() && out.write_all(b"de").is_ok() && !out.is_full);
+        assert!(out.write_all(b"").is_ok() && !out.is_full);
+        assert!(out.write_all(b"f").is_err() && out.is_full);
+        assert_eq!(out.bytes, b"abcde");
+    }
 
     #[test]
     fn integers_wider_than_64_bits_are_refused_in_values_and_in_map_keys() {

@@ -124,7 +124,11 @@ impl Wanted {
         // Made before anything is sent: a caller that goes away gives back what it may have got.
         let attempt = Attempt::new(Arc::clone(&hold));
         let record = self.key.lock_record();
-        let watch = self.locks.wakeups.watch([&self.key, &record]);
+        // The record tells who shares and whose turn it is. Who does neither would be woken twice by each new holder:
+        // servers before 7.2 track all keys of a script that reads one.
+        let keys = [&self.key, &record];
+        let alone = matches!(self.mode, LockMode::Exclusive { fair: false, .. });
+        let watch = self.locks.wakeups.watch(keys.into_iter().take(if alone { 1 } else { 2 }));
         let (mut contended, mut unsure, mut poll) = (false, false, FIRST_POLL);
         // Before the first try that may have taken it unheard.
         let mut unheard: Option<Moment> = None;

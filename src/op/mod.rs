@@ -390,6 +390,43 @@ mod tests {
         assert!(set(None).is_repeatable());
         assert!(!set(Some(Presence::Absent)).is_repeatable());
         assert!(!Op::Delete { keys: vec![key.clone()] }.is_repeatable());
-        assert!(!Op::IncrBy { key, delta: 1 }.is_repeatable());
+        assert!(!Op::IncrBy { key: key.clone(), delta: 1 }.is_repeatable());
+        let (id, expiry) = (Bytes::from_static(b"id"), Expiry::of_millis(1));
+        for mode in modes() {
+            assert!(lock(&key, "id", mode).is_repeatable());
+        }
+        for shared in [false, true] {
+            let (key, id) = (key.clone(), id.clone());
+            assert!(Op::Extend { key, id, expiry, shared }.is_repeatable());
+        }
+        // The second one says that it was not held.
+        assert!(!Op::Unlock { key: key.clone(), id, shared: false }.is_repeatable());
+        let value = Bytes::new();
+        assert!(Op::FencedSet { key, value, expiry: None, token: 1 }.is_repeatable());
+        // Over another connection it would wait for what that one wrote.
+        assert!(!Op::Replicated { copies: 1, within: expiry }.is_repeatable());
+    }
+
+    fn modes() -> [LockMode; 2] {
+        let alone = LockMode::Exclusive { label: None, fair: true, waits: None };
+        [alone, LockMode::Shared { most: 1 }]
+    }
+
+    fn lock(key: &Key, id: &'static str, mode: LockMode) -> Op {
+        let id = Bytes::from_static(id.as_bytes());
+        Op::Lock { key: key.clone(), id, expiry: Expiry::of_millis(1), mode }
+    }
+
+    #[test]
+    fn nobody_takes_a_lock_by_the_name_of_all_who_share_it() {
+        let key = Key::new("k").unwrap();
+        for mode in modes() {
+            assert!(lock(&key, "id", mode.clone()).check().is_ok());
+            let refused = lock(&key, "shared", mode).check().unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+        }
+        let (id, expiry) = (Bytes::from_static(b"shared"), Expiry::of_millis(1));
+        assert!(Op::Acquire { key: key.clone(), id, expiry }.check().is_err());
+        assert!(lock(&key, "id", LockMode::Shared { most: 0 }).check().is_err());
     }
 }

@@ -311,3 +311,47 @@ impl NamespaceStats {
         (reads > 0).then(|| self.hits as f64 / reads as f64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::op::{LockMode, Locked};
+    use crate::ttl::Expiry;
+
+    #[test]
+    fn locks_are_no_reads_and_a_fenced_write_that_is_refused_is_no_write() {
+        let recorder = Recorder::new(MAX_NAMESPACES);
+        let key = Key::new("lock:a").unwrap();
+        let (id, expiry) = (Bytes::from_static(b"id"), Expiry::of_millis(1));
+        let fenced = || Op::FencedSet {
+            key: Key::new("user:7").unwrap(),
+            value: Bytes::from_static(b"12345"),
+            expiry: None,
+            token: 1,
+        };
+        let mode = LockMode::Shared { most: 1 };
+        let lock = Op::Lock { key: key.clone(), id: id.clone(), expiry, mode };
+        let held = Reply::Locked(Locked::Held { remaining: std::time::Duration::ZERO });
+        for (op, reply) in [
+            (lock.clone(), Reply::Locked(Locked::Taken { token: None })),
+            (lock, held),
+            (
+                Op::Extend { key: key.clone(), id: id.clone(), expiry, shared: true },
+                Reply::Bool(true),
+            ),
+            (Op::Unlock { key, id, shared: true }, Reply::Bool(false)),
+            (fenced(), Reply::Bool(true)),
+            (fenced(), Reply::Bool(false)),
+        ] {
+            recorder.record(&Batch::one("test", op), &Ok(Replies::one(Ok(reply))));
+        }
+        let stats = recorder.snapshot();
+        let calls = |name| stats.operations[name].calls;
+        assert_eq!(["lock", "extend", "unlock", "fenced_set"].map(calls), [2, 1, 1, 2]);
+        assert!(!stats.namespaces.contains_key("lock"), "{:?}", stats.namespaces);
+        let users = &stats.namespaces["user"];
+        assert_eq!((users.hits, users.misses, users.bytes_written), (0, 0, 5));
+    }
+}

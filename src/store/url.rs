@@ -55,9 +55,9 @@ pub(crate) enum Target {
     /// The embedded store, with its byte budget.
     Memory { max_bytes: Option<u64> },
     /// A Redis or Valkey server.
-    Redis(RedisTarget),
+    Redis(Box<RedisTarget>),
     /// A cluster, by some of its nodes. The target has the address of the first.
-    Cluster { seeds: Vec<Address>, target: RedisTarget },
+    Cluster { seeds: Vec<Address>, target: Box<RedisTarget> },
 }
 
 /// A Redis or Valkey server, and who we are there. `Debug` hides the credentials.
@@ -242,11 +242,10 @@ impl Target {
         }
         let target = match scheme.to_ascii_lowercase().as_str() {
             "memory" => memory(rest, &mut mistakes),
-            "redis" => {
-                redis(rest, &REDIS_OPTIONS, &mut mistakes).map(|(target, _)| Self::Redis(target))
-            }
+            "redis" => redis(rest, &REDIS_OPTIONS, &mut mistakes)
+                .map(|(target, _)| Self::Redis(Box::new(target))),
             #[cfg(feature = "tls")]
-            "rediss" => rediss(rest, &mut mistakes).map(Self::Redis),
+            "rediss" => rediss(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target))),
             #[cfg(not(feature = "tls"))]
             "rediss" => {
                 return Err(Error::new(
@@ -254,14 +253,14 @@ impl Target {
                     "rediss:// needs TLS; build larder with its feature `tls`",
                 ));
             }
-            "redis+unix" => unix(rest, &mut mistakes).map(Self::Redis),
+            "redis+unix" => unix(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target))),
             "redis+cluster" => cluster(rest, &REDIS_OPTIONS, &mut mistakes)
-                .map(|(seeds, target, _)| Self::Cluster { seeds, target }),
+                .map(|(seeds, target, _)| Self::Cluster { seeds, target: Box::new(target) }),
             #[cfg(feature = "tls")]
             "rediss+cluster" => {
                 cluster(rest, &REDISS_OPTIONS, &mut mistakes).map(|(seeds, mut target, files)| {
                     target.tls = Some(tls_of(&files, &mut mistakes));
-                    Self::Cluster { seeds, target }
+                    Self::Cluster { seeds, target: Box::new(target) }
                 })
             }
             #[cfg(not(feature = "tls"))]
@@ -271,7 +270,9 @@ impl Target {
                     "rediss+cluster:// needs TLS; build larder with its feature `tls`",
                 ));
             }
-            "redis+sentinel" => sentinels(rest, &mut mistakes).map(Self::Redis),
+            "redis+sentinel" => {
+                sentinels(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target)))
+            }
             _ => {
                 mistakes.add(format!("its scheme is unknown; {KNOWN_SCHEMES}"));
                 None

@@ -3,12 +3,12 @@
 //! everything that comes out is searched.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use larder::op::{Batch, Op, Replies, Reply};
+use larder::op::{Batch, LockMode, Op, Replies, Reply};
 use larder::store::{MemoryStore, RedisStore, Store};
 use larder::testing::{RedisServer, Scripted, ScriptedServer};
 use larder::{
@@ -94,6 +94,7 @@ async fn every_method(said: &mut Said, place: &str, cache: &CacheClient) {
         said.note(place, cache.set_many([(key, VALUE), (key, VALUE)], None).await);
         said.note(place, cache.release_lock(key, &token).await);
         said.note(place, cache.acquire_lock(key, quick_lock()).await);
+        guards(said, place, cache, key).await;
         let users = cache.namespace::<str, Strict>("user").build().unwrap();
         said.note(place, users.get(key).await);
         said.note(place, users.set(key, &Strict { id: 1, colour: Colour::Red }).await);
@@ -126,6 +127,47 @@ async fn every_method(said: &mut Said, place: &str, cache: &CacheClient) {
     said.debug(place, cache);
     said.debug(place, &cache.stats());
     said.debug(place, &cache.capabilities());
+}
+
+/// Every way to get a guard. Its identifier, as it stands in the store, is searched for like any token; the name that a
+/// holder gives itself is for everybody to read.
+async fn guards(said: &mut Said, place: &str, cache: &CacheClient, name: &str) {
+    let brief = Duration::from_millis(1);
+    for lock in [
+        cache.lock(name).owner("night job"),
+        cache.lock(name).fair(true),
+        cache.lock(name).shared(),
+        cache.semaphore(name, 2),
+        cache.lock(name).lease(Duration::ZERO),
+        cache.lock("").owner("\n"),
+    ] {
+        said.debug(place, &lock);
+        let guard = match lock.try_acquire().await {
+            Ok(Some(guard)) => guard,
+            Ok(None) => continue,
+            Err(error) => {
+                said.error(place, &error);
+                said.note(place, lock.acquire_within(brief).await);
+                continue;
+            }
+        };
+        said.tokens.extend(ids(cache, guard.key()).await);
+        said.debug(place, &guard);
+        said.debug(place, &guard.watcher());
+        said.note(place, cache.lock(name).acquire_within(brief).await);
+        said.note(place, cache.lock(name).fair(true).acquire_within(brief).await);
+        said.note(place, guard.release().await);
+    }
+}
+
+/// The identifiers of those who hold a lock.
+async fn ids(cache: &CacheClient, lock: &Key) -> Vec<String> {
+    let alone = cache.get_value(lock).await.unwrap();
+    let shared = cache.get_hash_all(lock.lock_record()).await.unwrap();
+    let shared = shared.into_keys().filter_map(|field| Some(field.strip_prefix("r:")?.to_owned()));
+    let ids: Vec<_> = alone.into_iter().filter(|id| id != "shared").chain(shared).collect();
+    assert!(!ids.is_empty(), "somebody holds it");
+    ids
 }
 
 /// Values that are there but are something else than the call expects.
@@ -169,6 +211,12 @@ async fn decode_errors(said: &mut Said, place: &str, cache: &CacheClient) {
     said.refused(place, cache.acquire_lock(KEY, quick_lock()).await);
     said.refused(place, cache.get_dict::<Strict>(KEY).await);
     said.tokens.push(id.as_str().to_owned());
+    let guard = cache.lock("canary").lease(Duration::from_millis(60)).acquire().await.unwrap();
+    said.tokens.extend(ids(cache, guard.key()).await);
+    cache.delete_key(guard.key()).await.unwrap();
+    said.refused(place, guard.run(std::future::pending::<()>()).await);
+    said.debug(place, &guard.lost().await);
+    said.note(place, guard.release().await);
     for wrong in ["", "canary", VALUE] {
         said.refused(place, wrong.parse::<LockId>());
     }
@@ -358,8 +406,14 @@ async fn echoes(said: &mut Said) {
             let place = format!("echo {at}, {}", if polite { "after" } else { "from" });
             let asked = Arc::new(AtomicUsize::new(0));
             let counted = Arc::clone(&asked);
+            let heard = Arc::new(Mutex::new(Vec::new()));
+            let hears = Arc::clone(&heard);
             let server = ScriptedServer::start(move |_, args| {
                 counted.fetch_add(1, Ordering::SeqCst);
+                // The identifiers of locks, which only a server hears.
+                let texts = args.iter().filter_map(|arg| std::str::from_utf8(arg).ok());
+                let ids = texts.filter_map(|text| text.parse::<LockId>().ok());
+                hears.lock().unwrap().extend(ids.map(|id| id.as_str().to_owned()));
                 let handshake = [&b"HELLO"[..], b"AUTH", b"CLIENT", b"SELECT", b"PING"];
                 let told = handshake.iter().any(|name| args[0].eq_ignore_ascii_case(name));
                 if polite && told {
@@ -388,6 +442,8 @@ async fn echoes(said: &mut Said) {
                 said.note(&place, cache.get_dict::<Strict>(KEY).await);
                 said.note(&place, cache.release_lock(KEY, &token).await);
                 said.note(&place, cache.acquire_lock(KEY, quick_lock()).await);
+                said.note(&place, cache.lock(KEY).try_acquire().await);
+                said.note(&place, cache.semaphore(KEY, 2).try_acquire().await);
                 let group = || cache.transaction().set_value(KEY, VALUE, None).get_value(KEY);
                 match group().run().await {
                     Ok(replies) => replies.into_iter().for_each(|reply| said.note(&place, reply)),
@@ -397,6 +453,7 @@ async fn echoes(said: &mut Said) {
             };
             few.await;
             assert!(asked.load(Ordering::SeqCst) > 0, "{place}: nothing was asked");
+            said.tokens.append(&mut heard.lock().unwrap());
         }
     }
 }
@@ -432,8 +489,23 @@ async fn public_types(said: &mut Said) {
         Op::ListRemove { key: key.clone(), value: bytes() },
         Op::Acquire { key: key.clone(), id: id(), expiry },
         Op::Release { key: key.clone(), id: id() },
+        Op::Lock { key: key.clone(), id: id(), expiry, mode: LockMode::Shared { most: 2 } },
+        Op::Lock {
+            key: key.clone(),
+            id: id(),
+            expiry,
+            mode: LockMode::Exclusive { label: Some(bytes()), fair: true, waits: Some(expiry) },
+        },
+        Op::Extend { key: key.clone(), id: id(), expiry, shared: false },
+        Op::Unlock { key: key.clone(), id: id(), shared: true },
+        Op::FencedSet { key: key.clone(), value: bytes(), expiry: None, token: 7 },
         Op::Scan { cursor: 0, prefix: bytes(), count: 1 },
     ];
+    for op in &ops {
+        if let Op::Lock { mode, .. } = op {
+            said.debug(place, mode);
+        }
+    }
     said.debug(place, &ops);
     said.debug(place, &Batch::many("pipeline", ops).atomic());
     let replies = vec![
@@ -548,6 +620,7 @@ async fn nothing_that_is_said_contains_a_secret() {
         ErrorKind::Decode,
         ErrorKind::Protocol,
         ErrorKind::LockTimeout,
+        ErrorKind::LockLost,
     ] {
         assert!(said.kinds.contains(&kind), "no path led to {kind:?}");
     }

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use larder::op::{Batch, LockMode, Op, Reply};
+use larder::store::{RedisStore, Store};
 use larder::testing::RedisServer;
-use larder::{CacheClient, LockId, LockOptions};
+use larder::{CacheClient, ErrorKind, Expiry, Key, LockId, LockOptions, Outcome};
 use tokio::task::JoinSet;
 
 use crate::{alone, full};
@@ -114,4 +117,61 @@ async fn a_release_survives_a_restart_and_reports_what_was_lost_with_it() {
     let id = cache.acquire_lock("lock:gone", LockOptions::default()).await.unwrap();
     server.command(&["FLUSHALL"]).await;
     assert!(!cache.release_lock("lock:gone", &id).await.unwrap());
+}
+
+/// A lock is not lost because there is no memory for others: its renewal needs none, nor does giving it back.
+#[tokio::test]
+async fn a_server_without_memory_renews_locks_and_gives_none() {
+    let server = RedisServer::start().await;
+    let store = RedisStore::open(&server.url()).unwrap();
+    let key = |name: &str| Key::new(name).unwrap();
+    let expiry = Expiry::new(Duration::from_secs(60)).unwrap();
+    let longer = Expiry::new(Duration::from_secs(3600)).unwrap();
+    let run = async |op: Op| store.run(Batch::one("test", op)).await.unwrap().into_one();
+    let lock = |name: &str, id: &'static str, expiry: Expiry, mode: LockMode| Op::Lock {
+        key: key(name),
+        id: Bytes::from_static(id.as_bytes()),
+        expiry,
+        mode,
+    };
+    let alone = |waits| LockMode::Exclusive { label: None, fair: false, waits };
+    let share = || LockMode::Shared { most: 3 };
+    let is_shared = |name: &str| name == "shared";
+    let first = run(lock("alone", "a", expiry, alone(None))).await.unwrap();
+    // The longest lease is another's, so that a renewal changes no expiry.
+    run(lock("shared", "long", longer, share())).await.unwrap();
+    run(lock("shared", "a", expiry, share())).await.unwrap();
+
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let id = Bytes::from_static(b"a");
+    for name in ["alone", "shared"] {
+        let (key, id, shared) = (key(name), id.clone(), is_shared(name));
+        let extend = Op::Extend { key, id, expiry, shared };
+        assert_eq!(run(extend).await.unwrap(), Reply::Bool(true), "{name}");
+    }
+    // Asking again for what is held needs none, either.
+    assert_eq!(run(lock("alone", "a", expiry, alone(None))).await.unwrap(), first);
+    run(lock("shared", "a", expiry, share())).await.unwrap();
+    let refused = [
+        lock("new", "a", expiry, alone(None)),
+        lock("new", "a", expiry, share()),
+        lock("shared", "b", expiry, share()),
+        lock("shared", "b", expiry, alone(Some(expiry))),
+        Op::FencedSet { key: key("new"), value: Bytes::new(), expiry: None, token: 1 },
+    ];
+    for op in refused {
+        let error = run(op).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::OutOfMemory, Outcome::Rejected));
+        assert_eq!(error.code(), Some("OOM"));
+    }
+    for name in ["alone", "shared"] {
+        let (key, id, shared) = (key(name), id.clone(), is_shared(name));
+        let unlock = Op::Unlock { key, id, shared };
+        assert_eq!(run(unlock).await.unwrap(), Reply::Bool(true), "{name}");
+    }
+    // Of all that was refused nothing is there: the record of the one lock, and the other with its record.
+    assert_eq!(server.command(&["DBSIZE"]).await.int(), Some(3));
+    let fields = server.command(&["HLEN", "larder:lock:{shared}"]).await.int();
+    assert_eq!(fields, Some(1), "only who has it stands in the record");
 }

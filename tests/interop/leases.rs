@@ -92,8 +92,16 @@ fn any_key_has_the_lease_of_the_documented_python_in_its_own_slot() {
         .run(&all, |keys| {
             let (peer, connection) = &mut *sides.borrow_mut();
             runtime.block_on(async {
-                let python = peer.leases(&keys).await;
+                let python = peer.beside("lease", &keys).await;
                 same(&keys, &python, connection).await;
+                let records: [fn(&Key) -> Key; 2] = [Key::lock_record, Key::fence];
+                for (kind, beside) in ["lock", "fenced"].into_iter().zip(records) {
+                    for (key, python) in keys.iter().zip(peer.beside(kind, &keys).await) {
+                        let ours = beside(&Key::new(key).unwrap());
+                        assert_eq!(*ours.bytes(), python, "{kind} of {}", key.escape_ascii());
+                        assert_eq!(slot(key), slot(&python), "{kind} of {}", key.escape_ascii());
+                    }
+                }
             });
             tried.borrow_mut().extend(keys);
             Ok(())

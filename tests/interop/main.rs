@@ -2,6 +2,7 @@
 //! every method, each respects the other's locks and leases, and they share one loader for each key.
 //! `LARDER_FULL=1` runs the full counts.
 
+mod guards;
 mod leases;
 mod locks;
 mod peer;
@@ -33,6 +34,10 @@ async fn a_python_process_and_larder_read_each_other_and_exclude_each_other() {
     values::lists(&cache, &mut peer, &mut tally).await;
     values::groups_and_scans(&cache, &mut peer, &mut tally).await;
     locks::both_ways(&cache, &mut peer, &mut tally).await;
+    guards::alone(&cache, &mut peer, &mut tally).await;
+    guards::shared(&cache, &mut peer, &mut tally).await;
+    guards::records(&cache, &mut peer, &mut tally).await;
+    guards::fenced(&server, &mut peer, &mut tally).await;
     through::loaded(&cache, &mut peer, &mut tally).await;
     through::nothing(&cache, &mut peer, &mut tally).await;
     through::graceful(&cache, &mut peer, &mut tally).await;

@@ -11,8 +11,9 @@ Python's own json module, so that orjson is only ever what is compared.
     {"do": "lock", "name": n, "timeout": s, "wait": s}                 redis.lock.Lock.acquire
     {"do": "unlock", "name": n}                                        ... release
     {"do": "owned", "name": n}                                         ... owned
+    {"do": "prolong", "name": n, "by": s or null}                      ... extend, to so many seconds, or reacquire
     {"do": "recipe", "name": f, "args": [...]}                         a function of docs/interop.md
-    {"do": "leases", "keys": [...]}                                    its lease_key of each
+    {"do": "beside", "kind": k, "keys": [...]}                         its beside of each
     {"do": "held", "key": k, "lease": s}                               its get_or_load, loading what it is told:
                                                                        see held()
     {"do": "counted", "key": k, "value": v}                            its get_or_load, loading v and counting
@@ -120,12 +121,14 @@ def main():
                 return True
             case {"do": "owned", "name": name}:
                 return locks[name].owned()
+            case {"do": "prolong", "name": name, "by": by}:
+                return locks[name].extend(by, replace_ttl=True) if by else locks[name].reacquire()
             case {"do": "recipe", "name": "shown", "args": [key]}:
                 return recipes["shown"](key)
             case {"do": "recipe", "name": name, "args": args}:
                 return recipes[name](server, *args)
-            case {"do": "leases", "keys": keys}:
-                return [plain(recipes["lease_key"](key)) for key in keys]
+            case {"do": "beside", "kind": kind, "keys": keys}:
+                return [plain(recipes["beside"](kind.encode(), key)) for key in keys]
             case {"do": "held", "key": key, "lease": lease}:
                 return held(recipes["get_or_load"], waiting, key, lease)
             case {"do": "counted", "key": key, "value": value}:

@@ -136,11 +136,11 @@ impl Peer {
         self.ask(object(request)).await.unwrap()
     }
 
-    /// `lease_key` of `docs/interop.md`, of many keys.
-    pub(crate) async fn leases(&mut self, keys: &[Vec<u8>]) -> Vec<Bytes> {
+    /// What `docs/interop.md` has beside each of many keys: their `lease`, `lock` (the record), `fenced` (the mark).
+    pub(crate) async fn beside(&mut self, kind: &str, keys: &[Vec<u8>]) -> Vec<Bytes> {
         let keys: Vec<Value> = keys.iter().map(bytes).collect();
-        let found = self.ask(object([("do", "leases".into()), ("keys", keys.into())])).await;
-        let found = found.unwrap();
+        let request = [("do", "beside".into()), ("kind", kind.into()), ("keys", keys.into())];
+        let found = self.ask(object(request)).await.unwrap();
         found.as_array().unwrap().iter().map(|lease| bytes_of(lease).unwrap()).collect()
     }
 
@@ -180,6 +180,12 @@ impl Peer {
 
     pub(crate) async fn unlock(&mut self, name: &str) -> Result<Value, String> {
         self.ask(object([("do", "unlock".into()), ("name", name.into())])).await
+    }
+
+    /// `Lock.extend` of redis-py to so many seconds, or `Lock.reacquire`.
+    pub(crate) async fn prolong(&mut self, name: &str, by: Option<f64>) -> Result<Value, String> {
+        let request = [("do", "prolong".into()), ("name", name.into()), ("by", by.into())];
+        self.ask(object(request)).await
     }
 
     pub(crate) async fn owned(&mut self, name: &str) -> bool {

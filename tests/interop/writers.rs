@@ -106,7 +106,7 @@ async fn change(way: u64, peer: &mut Peer, key: &str) -> Option<&'static str> {
 }
 
 async fn delete_lease(peer: &mut Peer, key: &str) {
-    let lease = peer.leases(&[key.as_bytes().to_vec()]).await.remove(0);
+    let lease = peer.beside("lease", &[key.as_bytes().to_vec()]).await.remove(0);
     peer.call("delete", vec![bytes(lease)]).await;
 }
 

@@ -5,16 +5,23 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder::op::{Ask, Batch, Op, Replaced};
+use larder::op::{Ask, Batch, LockMode, Op, Replaced};
 use larder::{Direction, Expiry, Key, Presence, Ttl};
 use proptest::prelude::*;
 
 const KEYS: [&[u8]; 5] = [b"a", b"b", b"{c}", b"d\0\r\n", b"\xff*"];
 
-/// How many of the keys a list works on whose lease it also works on as on any other key.
+/// How many of the keys a list works on whose lease it also works on as on any other key, and so of those whose lock's
+/// record and whose mark of fenced writes.
 const LEASES: usize = 3;
 
-pub(crate) const TEXTS: [&[u8]; 14] = [
+/// What stands beside a key.
+const BESIDE: [fn(&Key) -> Key; 3] = [Key::lease, Key::lock_record, Key::fence];
+
+const KEYS_AND_LEASES: usize = KEYS.len() + LEASES;
+const PLACES: usize = KEYS.len() + BESIDE.len() * LEASES;
+
+pub(crate) const TEXTS: [&[u8]; 15] = [
     b"a",
     b"b",
     b"1",
@@ -29,18 +36,32 @@ pub(crate) const TEXTS: [&[u8]; 14] = [
     b"-9223372036854775808",
     b"9223372036854775808",
     b"\r\n\0\xff",
+    b"shared",
 ];
+
+/// The fields of a lock's record, of those who lock.
+const FIELDS: [&[u8]; 9] =
+    [b"token", b"id", b"owner", b"q:a", b"q:b", b"q:1", b"r:a", b"r:b", b"r:1"];
+
+/// Who locks. One of them is named by numbers that stand in values, too.
+const HOLDERS: [&[u8]; 3] = [b"a", b"b", b"1"];
+
+const TOKENS: [u64; 8] = [0, 1, 2, 9, 10, 11, u64::MAX - 1, u64::MAX];
 
 const NUMBERS: [i64; 12] =
     [0, 1, -1, 2, -2, 3, -3, 10, i64::MAX, i64::MIN, i64::MAX - 1, i64::MIN + 1];
 
 /// How many kinds of operation [`Act::op`] makes.
-const KINDS: u8 = 31;
+const KINDS: u8 = 42;
 
 // The kinds that make a load.
 const SET: u8 = 1;
 const LEASE: u8 = 26;
 const FILL: u8 = 30;
+
+// The kinds of locks: the first of them, and how many there are.
+const LOCKS: u8 = 31;
+const LOCK_KINDS: u8 = KINDS - LOCKS;
 
 /// How many of the texts a fill may replace.
 const REPLACED: usize = 4;
@@ -62,25 +83,27 @@ pub(crate) struct Act {
 impl Act {
     fn any(ttls: &'static [u64]) -> impl Strategy<Value = Self> {
         let ttl = prop_oneof![Just(None), prop::sample::select(ttls).prop_map(Some)];
-        (0..KINDS, 0..KEYS.len() + LEASES, 0..TEXTS.len(), 0..60_usize, 0..NUMBERS.len(), ttl)
-            .prop_map(|(kind, key, text, other, number, ttl)| Self {
-                kind,
-                key,
-                text,
-                other,
-                number,
-                ttl,
-            })
+        (0..KINDS, 0..PLACES, 0..TEXTS.len(), 0..60_usize, 0..NUMBERS.len(), ttl).prop_map(
+            |(kind, key, text, other, number, ttl)| Self { kind, key, text, other, number, ttl },
+        )
     }
 
     /// The operation, with its keys under `prefix`, for a store with these digests.
     fn op(&self, prefix: &str, digests: &Digests) -> Op {
         let key = place(prefix, self.key);
-        let other = place(prefix, self.other % (KEYS.len() + LEASES));
+        let other = place(prefix, self.other % PLACES);
         // Of two, so that the one who fills is often the one who took the lease.
         let token = Bytes::from_static(TEXTS[self.number % 2]);
         let value = Bytes::from_static(TEXTS[self.text]);
-        let field = Bytes::from_static(TEXTS[self.other % TEXTS.len()]);
+        // Where records stand, what stands in them.
+        let field = match self.key {
+            0..KEYS_AND_LEASES => TEXTS[self.other % TEXTS.len()],
+            _ => FIELDS[self.other % FIELDS.len()],
+        };
+        let field = Bytes::from_static(field);
+        // Of few, and of plain keys alone: a lock's record has a record, too, and so on.
+        let lock = place(prefix, self.key % KEYS.len());
+        let id = Bytes::from_static(HOLDERS[self.text % HOLDERS.len()]);
         let number = NUMBERS[self.number];
         let expiry = self.ttl.map(millis);
         let sure_expiry = expiry.unwrap_or(millis(3_600_000));
@@ -121,6 +144,30 @@ impl Act {
             25 => match self.other % 3 {
                 0 => Op::Fetch { keys: vec![key, other.clone(), other] },
                 _ => Op::Fetch { keys: vec![key] },
+            },
+            31..=34 => {
+                let waits = (!self.other.is_multiple_of(3)).then(|| waits(sure_expiry));
+                let label = self.other.is_multiple_of(5).then(|| value.clone());
+                let fair = self.other.is_multiple_of(2) || self.kind == 34;
+                let mode = LockMode::Exclusive { label, fair, waits };
+                Op::Lock { key: lock, id, expiry: sure_expiry, mode }
+            }
+            35 | 36 => {
+                let mode = LockMode::Shared { most: 1 + self.other as u32 % 3 };
+                Op::Lock { key: lock, id, expiry: sure_expiry, mode }
+            }
+            37 => {
+                let shared = self.other.is_multiple_of(2);
+                Op::Extend { key: lock, id, expiry: sure_expiry, shared }
+            }
+            38 | 39 => Op::Unlock { key: lock, id, shared: self.other.is_multiple_of(2) },
+            40 => {
+                Op::FencedSet { key: lock, value, expiry, token: TOKENS[self.other % TOKENS.len()] }
+            }
+            41 => match self.other % 20 {
+                // It waits for as long as it may, where there is no replica.
+                0 => Op::Replicated { copies: 1, within: millis(1) },
+                _ => Op::HashGetAll { key: lock.lock_record() },
             },
             LEASE..=28 => {
                 let ask = match self.other % 4 {
@@ -207,7 +254,22 @@ fn batches(ttls: &'static [u64]) -> impl Strategy<Value = Step> {
         2 => prop::collection::vec(Act::any(ttls), 1..8).prop_map(Step::Pipeline),
         2 => prop::collection::vec(Act::any(ttls), 1..8).prop_map(Step::Atomic),
         1 => load(ttls).prop_map(Step::Pipeline),
+        2 => contest(ttls).prop_map(Step::Pipeline),
+        1 => contest(ttls).prop_map(Step::Atomic),
     ]
+}
+
+/// Some who want the lock of one key, and perhaps what else happens to it or its record.
+fn contest(ttls: &'static [u64]) -> impl Strategy<Value = Vec<Act>> {
+    let acts = prop::collection::vec((Act::any(ttls), 0..8_u8), 2..9);
+    (acts, 0..LEASES).prop_map(|(acts, key)| {
+        let on_key = |(act, chance): (Act, u8)| match chance {
+            0 => Act { key, ..act },
+            1 => Act { key: KEYS_AND_LEASES + key, ..act },
+            _ => Act { key, kind: LOCKS + act.kind % LOCK_KINDS, ..act },
+        };
+        acts.into_iter().map(on_key).collect()
+    })
 }
 
 /// A load from its lease to its fill, perhaps of a value that it replaces, and what comes in between: chance alone
@@ -229,8 +291,10 @@ fn load(ttls: &'static [u64]) -> impl Strategy<Value = Vec<Act>> {
 
 /// Looks at everything that a list can have left behind, and deletes it.
 pub(crate) fn last_look(prefix: &str) -> Batch {
-    // All leases as well: the delete takes those of each, and so those of leases, too.
-    let keys: Vec<_> = (0..2 * KEYS.len()).map(|at| place(prefix, at)).collect();
+    // All that stands beside them as well: the delete takes the leases of each, and so those of leases, too.
+    let keys: Vec<_> = (0..KEYS.len()).map(|at| place(prefix, at)).collect();
+    let beside = BESIDE.iter().flat_map(|beside| keys.iter().map(beside));
+    let keys: Vec<_> = keys.iter().cloned().chain(beside).collect();
     let mut ops: Vec<_> = keys
         .iter()
         .flat_map(|key| {
@@ -248,10 +312,19 @@ pub(crate) fn last_look(prefix: &str) -> Batch {
     Batch::many("model", ops)
 }
 
-/// A key, or from their number on the lease of one.
+/// A key, or from their number on what stands beside the first ones.
 fn place(prefix: &str, at: usize) -> Key {
-    let key = Key::new([prefix.as_bytes(), KEYS[at % KEYS.len()]].concat()).unwrap();
-    if at < KEYS.len() { key } else { key.lease() }
+    let key = |at: usize| Key::new([prefix.as_bytes(), KEYS[at]].concat()).unwrap();
+    match at.checked_sub(KEYS.len()) {
+        None => key(at),
+        Some(beside) => BESIDE[beside / LEASES](&key(beside % LEASES)),
+    }
+}
+
+/// For how long a wait counts. Never twice another one: a place is written again when half of its time is over, and a
+/// clock that runs must not decide whether that is now.
+fn waits(expiry: Expiry) -> Expiry {
+    if expiry.as_millis() == 7_200_000 { millis(10_800_000) } else { expiry }
 }
 
 fn scan(prefix: &str) -> Op {

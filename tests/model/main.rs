@@ -15,9 +15,11 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 mod lists;
+mod locks;
 mod plain;
 
 use lists::{Digests, List, Step, TEXTS, last_look, timed, timeless};
+use locks::Tokens;
 use plain::{Answer, Model};
 
 /// How many lists a run has at least; `LARDER_FULL=1` asks for ten times as many.
@@ -34,19 +36,23 @@ struct Count {
     lists: Cell<u32>,
     operations: Cell<u32>,
     fills: Cell<u32>,
+    locks: Cell<(u32, u32)>,
 }
 
-/// How many operations a list had, and how many fills among them were accepted.
+/// How many operations a list had, how many fills among them were accepted, and how many locks taken and refused.
 #[derive(Default)]
 struct Done {
     operations: usize,
     fills: usize,
+    locks: (usize, usize),
 }
 
 impl Done {
     fn add(&mut self, answers: &[Answer]) {
         self.operations += answers.len();
         self.fills += answers.iter().filter(|answer| answer.is_accepted_fill()).count();
+        self.locks.0 += answers.iter().filter(|answer| answer.is_taken_lock()).count();
+        self.locks.1 += answers.iter().filter(|answer| answer.is_held_lock()).count();
     }
 }
 
@@ -55,15 +61,21 @@ impl Count {
         self.lists.set(self.lists.get() + 1);
         self.operations.set(self.operations.get() + done.operations as u32);
         self.fills.set(self.fills.get() + done.fills as u32);
+        let (taken, held) = self.locks.get();
+        self.locks.set((taken + done.locks.0 as u32, held + done.locks.1 as u32));
     }
 
     fn print(&self, what: &str) {
         println!(
-            "{what}: {} lists, {} operations, {} fills accepted, 0 differences",
+            "{what}: {} lists, {} operations, {} fills accepted, {} locks taken, {} refused, 0 differences",
             self.lists.get(),
             self.operations.get(),
-            self.fills.get()
+            self.fills.get(),
+            self.locks.get().0,
+            self.locks.get().1,
         );
+        let (taken, held) = self.locks.get();
+        assert!(taken.min(held) > self.lists.get(), "locks hardly ever meet");
         assert!(self.fills.get() > self.lists.get() / 10, "fills hardly ever meet their leases");
     }
 }
@@ -135,6 +147,7 @@ async fn same_as_model(
 ) -> Result<Done, TestCaseError> {
     let mut model = Model::default();
     let mut done = Done::default();
+    let (mut their_tokens, mut plain_tokens) = (Tokens::default(), Tokens::default());
     let batches = |digests| {
         list.iter().filter_map(move |step| step.batch(prefix, digests)).chain([last_look(prefix)])
     };
@@ -142,10 +155,14 @@ async fn same_as_model(
         let came: Vec<_> = answers(store, batch.clone())
             .await?
             .into_iter()
-            .map(Answer::with_coarse_time)
+            .zip(batch.ops())
+            .map(|(answer, op)| their_tokens.in_order(op, answer).with_coarse_time())
             .collect();
-        let expected: Vec<_> =
-            plain.ops().iter().map(|op| model.answer(op).with_coarse_time()).collect();
+        let expected: Vec<_> = plain
+            .ops()
+            .iter()
+            .map(|op| plain_tokens.in_order(op, model.answer(op)).with_coarse_time())
+            .collect();
         compare(who, batch.ops(), &came, &expected)?;
         done.add(&came);
     }
@@ -196,6 +213,7 @@ fn the_embedded_store_and_the_model_agree_on_time() {
         let run = async {
             let (memory, mut model) = (MemoryStore::new(), Model::default());
             let mut done = Done::default();
+            let (mut their_tokens, mut plain_tokens) = (Tokens::default(), Tokens::default());
             for step in &list {
                 if let Step::Advance(millis) = step {
                     tokio::time::advance(Duration::from_millis(*millis)).await;
@@ -203,8 +221,12 @@ fn the_embedded_store_and_the_model_agree_on_time() {
                 }
                 let Some(batch) = step.batch("", &of_memory) else { continue };
                 let Some(plain) = step.batch("", &of_model) else { continue };
-                let came = answers(&memory, batch.clone()).await?;
-                let expected: Vec<_> = plain.ops().iter().map(|op| model.answer(op)).collect();
+                let came = answers(&memory, batch.clone()).await?.into_iter().zip(batch.ops());
+                let came: Vec<_> =
+                    came.map(|(answer, op)| their_tokens.in_order(op, answer)).collect();
+                let expected =
+                    plain.ops().iter().map(|op| plain_tokens.in_order(op, model.answer(op)));
+                let expected: Vec<_> = expected.collect();
                 compare("memory", batch.ops(), &came, &expected)?;
                 done.add(&came);
             }

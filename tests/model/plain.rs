@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder::op::{Ask, Fetched, LeaseState, Leased, Op, Reply};
+use larder::op::{Ask, Fetched, LeaseState, Leased, Locked, Op, Reply};
 use larder::{Direction, ErrorKind, Expiry, Key, Outcome, Presence, Ttl};
 
-type Fields = BTreeMap<Vec<u8>, Vec<u8>>;
-/// Why an operation is refused: the kind, and the server's code.
-type Refusal = (ErrorKind, &'static str);
+use crate::locks::without_clock;
 
-enum Data {
+pub(crate) type Fields = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Why an operation is refused: the kind, and the server's code.
+pub(crate) type Refusal = (ErrorKind, &'static str);
+
+pub(crate) enum Data {
     Text(Vec<u8>),
     Hash(Fields),
     List(Vec<Vec<u8>>),
@@ -34,6 +36,14 @@ impl Answer {
         }
     }
 
+    pub(crate) fn is_taken_lock(&self) -> bool {
+        matches!(self, Self::Reply(Reply::Locked(Locked::Taken { .. })))
+    }
+
+    pub(crate) fn is_held_lock(&self) -> bool {
+        matches!(self, Self::Reply(Reply::Locked(Locked::Held { .. })))
+    }
+
     pub(crate) fn is_accepted_fill(&self) -> bool {
         matches!(self, Self::Reply(Reply::Filled { accepted: true, .. }))
     }
@@ -54,6 +64,7 @@ impl Answer {
                 all.iter_mut().for_each(|found| coarse_ttl(&mut found.ttl));
             }
             Self::Reply(Reply::Filled { found, .. }) => coarse_ttl(&mut found.ttl),
+            Self::Reply(Reply::Locked(Locked::Held { remaining })) => coarse(remaining),
             Self::Reply(Reply::Leased(leased)) => {
                 coarse_ttl(&mut leased.found.ttl);
                 if let LeaseState::Held { remaining } = &mut leased.lease {
@@ -95,7 +106,10 @@ impl std::fmt::Debug for Answer {
 
 fn in_order(reply: Reply) -> Reply {
     match reply {
-        Reply::Pairs(mut pairs) => {
+        Reply::Value(value) => Reply::Value(value.map(without_clock)),
+        Reply::Pairs(pairs) => {
+            let mut pairs: Vec<_> =
+                pairs.into_iter().map(|(field, value)| (field, without_clock(value))).collect();
             pairs.sort();
             Reply::Pairs(pairs)
         }
@@ -119,11 +133,13 @@ fn in_order(reply: Reply) -> Reply {
 /// The data of the model, and its clock.
 #[derive(Default)]
 pub(crate) struct Model {
-    keys: BTreeMap<Vec<u8>, (Data, Option<u64>)>,
+    pub(crate) keys: BTreeMap<Vec<u8>, (Data, Option<u64>)>,
     pub(crate) now: u64,
+    /// The last fencing token of any lock.
+    pub(crate) minted: u64,
 }
 
-const WRONG_TYPE: Refusal = (ErrorKind::WrongType, "WRONGTYPE");
+pub(crate) const WRONG_TYPE: Refusal = (ErrorKind::WrongType, "WRONGTYPE");
 const OUT_OF_RANGE: Refusal = (ErrorKind::OutOfRange, "ERR");
 
 impl Model {
@@ -142,7 +158,7 @@ impl Model {
         }
     }
 
-    fn text(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+    pub(crate) fn text(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         match self.keys.get(key) {
             None => Ok(None),
             Some((Data::Text(text), _)) => Ok(Some(text.clone())),
@@ -156,7 +172,7 @@ impl Model {
         Ok(Fetched { value, ttl })
     }
 
-    fn ttl(&self, key: &[u8]) -> Ttl {
+    pub(crate) fn ttl(&self, key: &[u8]) -> Ttl {
         match self.keys.get(key) {
             None => Ttl::Missing,
             Some((_, None)) => Ttl::Persistent,
@@ -164,12 +180,12 @@ impl Model {
         }
     }
 
-    fn write(&mut self, key: &Key, value: &[u8], expiry: Option<Expiry>) {
+    pub(crate) fn write(&mut self, key: &Key, value: &[u8], expiry: Option<Expiry>) {
         let expires = expiry.map(|expiry| self.now + expiry.as_millis());
         self.keys.insert(key.as_bytes().to_vec(), (Data::Text(value.to_vec()), expires));
     }
 
-    fn hash(&mut self, key: &[u8]) -> Result<&mut Fields, Refusal> {
+    pub(crate) fn hash(&mut self, key: &[u8]) -> Result<&mut Fields, Refusal> {
         let empty = (Data::Hash(BTreeMap::new()), None);
         match &mut self.keys.entry(key.to_vec()).or_insert(empty).0 {
             Data::Hash(fields) => Ok(fields),
@@ -371,6 +387,18 @@ impl Model {
                 }
                 Reply::Bool(holds)
             }
+            Op::Lock { key, id, expiry, mode } => {
+                Reply::Locked(self.lock(key, id, expiry.as_millis(), mode)?)
+            }
+            Op::Extend { key, id, expiry, shared } => {
+                Reply::Bool(self.extend(key, id, expiry.as_millis(), *shared)?)
+            }
+            Op::Unlock { key, id, shared } => Reply::Bool(self.unlock(key, id, *shared)?),
+            Op::FencedSet { key, value, expiry, token } => {
+                Reply::Bool(self.fenced_set(key, value, *expiry, *token)?)
+            }
+            // No replica has it, neither at the server of this test nor in a process.
+            Op::Replicated { .. } => Reply::Int(0),
             Op::Scan { prefix, .. } => {
                 let keys = self.keys.keys().filter(|key| key.starts_with(prefix));
                 Reply::Keys { cursor: 0, keys: keys.map(|key| key.clone().into()).collect() }

@@ -12,8 +12,12 @@ use rslock::LockManager;
 use crate::Result;
 
 /// The contenders that are compiled in, by name.
-pub(super) const ALL: [(&str, Kind); 3] =
-    [(super::LARDER, Kind::Larder), (super::POLL, Kind::Poll), ("rslock", Kind::Rslock)];
+pub(super) const ALL: [(&str, Kind); 4] = [
+    (super::LARDER, Kind::Larder { fair: false }),
+    ("larder, fair", Kind::Larder { fair: true }),
+    (super::POLL, Kind::Poll),
+    ("rslock", Kind::Rslock),
+];
 
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -23,13 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// The pause of the classic design.
 const POLL: Duration = Duration::from_millis(100);
 
-/// The lock's name; each contender has a lock of its own.
-const POLLED: &str = "poll";
+/// The names of the locks; each contender has one of its own.
 const NAME: &str = "bench";
+const FAIR: &str = "bench-fair";
+const POLLED: &str = "poll";
 
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
-    Larder,
+    Larder { fair: bool },
     Poll,
     Rslock,
 }
@@ -52,9 +57,10 @@ pub(super) enum Held {
 impl Kind {
     pub(super) async fn connect(self, url: &str) -> Result<Contender> {
         Ok(match self {
-            Self::Larder => {
+            Self::Larder { fair } => {
                 let cache = CacheClient::connect(url).await?;
-                Contender::Larder(cache.lock(NAME).lease(LEASE).wait(PATIENCE))
+                let name = if fair { FAIR } else { NAME };
+                Contender::Larder(cache.lock(name).lease(LEASE).wait(PATIENCE).fair(fair))
             }
             Self::Poll => Contender::Poll(Poll::connect(url).await?),
             Self::Rslock => Contender::Rslock(LockManager::new(vec![url])),

@@ -88,7 +88,8 @@ impl CacheClient {
     /// [`ErrorKind::Load`](crate::ErrorKind::Load) if the loader fails, panics, takes too long or asks for its own
     /// key; its own error is [`Error::loader_error`], the same for all who waited. A failing
     /// store is none: the loader answers then. Stored bytes that are no `T` are
-    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode).
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode), and a loaded value of more than
+    /// [`MAX_BYTES`](crate::MAX_BYTES) as JSON is [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput).
     pub async fn get_or_load<T, L>(
         &self,
         key: impl AsRef<[u8]>,

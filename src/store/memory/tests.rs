@@ -13,6 +13,7 @@ use crate::store::Store;
 use crate::ttl::{Expiry, Ttl};
 
 mod changes;
+mod locks;
 
 fn run(store: &MemoryStore, op: Op) -> Result<Reply> {
     let done = store.run(Batch::one("test", op)).now_or_never().expect("the store never waits");

@@ -204,8 +204,8 @@ impl RedisStore {
         let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         let most = target.options.max_connections;
         Ok(match seeds {
-            None => Self::to(target, connections, None, patience),
-            Some(seeds) => Self::cluster(seeds, target, connections, most, patience),
+            None => Self::to(*target, connections, None, patience),
+            Some(seeds) => Self::cluster(seeds, *target, connections, most, patience),
         })
     }
 

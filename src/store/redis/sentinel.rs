@@ -169,7 +169,7 @@ pub(super) fn listen(target: &Arc<RedisTarget>) {
         return;
     }
     let held = Arc::downgrade(target);
-    let each: Vec<_> = sentinels.targets.iter().cloned().collect();
+    let each = sentinels.targets.clone();
     let primary = sentinels.primary.clone();
     *listening = Some(tokio::spawn(async move {
         let heard = |message: &[u8]| {

@@ -7,7 +7,7 @@ use super::*;
 
 fn redis(url: &str) -> RedisTarget {
     match Target::parse(url) {
-        Ok(Target::Redis(target)) => target,
+        Ok(Target::Redis(target)) => *target,
         other => panic!("{url}: {other:?}"),
     }
 }

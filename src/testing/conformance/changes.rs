@@ -12,14 +12,14 @@ use crate::store::{InvalidationSink, Sweeping};
 
 /// What was told, and of how many sweeping changes.
 #[derive(Default)]
-struct Heard {
+pub(super) struct Heard {
     told: Mutex<(Vec<Bytes>, usize)>,
     news: Notify,
 }
 
 impl Heard {
     /// Registers itself, if the store can tell.
-    fn at(subject: &Subject) -> Option<Arc<Self>> {
+    pub(super) fn at(subject: &Subject) -> Option<Arc<Self>> {
         let heard = Arc::new(Self::default());
         subject.store.capabilities().tracking.then(|| {
             subject.store.on_invalidation(heard.clone());
@@ -27,16 +27,16 @@ impl Heard {
         })
     }
 
-    fn forget(&self) {
+    pub(super) fn forget(&self) {
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
     }
 
-    fn was_told(&self, key: &Key) -> bool {
+    pub(super) fn was_told(&self, key: &Key) -> bool {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.1 > 0 || told.0.contains(key.bytes())
     }
 
-    async fn expect(&self, key: &Key, what: &str) -> Checked {
+    pub(super) async fn expect(&self, key: &Key, what: &str) -> Checked {
         let told = async {
             while !self.was_told(key) {
                 self.news.notified().await;
@@ -61,7 +61,11 @@ impl InvalidationSink for Heard {
 }
 
 /// Runs a read over a lane until the store vouches for its answer: it may have to connect first.
-async fn vouched(subject: &Subject, op: Op, lane: Lane) -> Result<(Reply, Vouch), String> {
+pub(super) async fn vouched(
+    subject: &Subject,
+    op: Op,
+    lane: Lane,
+) -> Result<(Reply, Vouch), String> {
     let asked = format!("{op:?} over {lane:?}");
     let end = Instant::now() + PATIENCE;
     loop {
@@ -80,14 +84,14 @@ async fn vouched(subject: &Subject, op: Op, lane: Lane) -> Result<(Reply, Vouch)
     }
 }
 
-async fn by_another(subject: &Subject, op: Op) -> Result<Reply, String> {
+pub(super) async fn by_another(subject: &Subject, op: Op) -> Result<Reply, String> {
     let asked = format!("{op:?}");
     let done = subject.other.run(Batch::one("conformance", op)).await;
     done.and_then(Replies::into_one).map_err(|error| format!("{asked}: {}", show_error(&error)))
 }
 
 /// A store that cannot tell of changes answers over every lane, and vouches for nothing.
-async fn expect_no_vouch(subject: &Subject) -> Checked {
+pub(super) async fn expect_no_vouch(subject: &Subject) -> Checked {
     let key = subject.key("k");
     subject.expect(set_op(&key, "v"), Reply::Bool(true)).await?;
     for lane in [Lane::Tracked, Lane::Broadcast(Arc::from("k"))] {

@@ -34,12 +34,16 @@ mod changes;
 mod collections;
 mod contract;
 mod loads;
+mod locks;
+mod shares;
 mod values;
 
 pub use changes::*;
 pub use collections::*;
 pub use contract::*;
 pub use loads::*;
+pub use locks::*;
+pub use shares::*;
 pub use values::*;
 
 /// How long a case waits for something that has to happen, such as an expiry of some milliseconds.
@@ -83,6 +87,10 @@ cases! {
     list_push list_range list_pop list_remove
     acquire release scan
     fetch lease fill fill_of_a_refresh foreign_writes_refuse_the_fill renew overwrite deletes_void_leases
+    lock fencing_tokens_rise plain_locks_exclude_locks locks_obey_their_holder locks_of_other_types
+    locks_are_given_in_order owners_stand_in_the_record garbage_in_a_record leases_of_an_age
+    shared_locks shared_locks_exclude_others shared_locks_end_with_the_last shared_locks_that_were_deleted
+    locks_are_told asking_again_tells_nobody fenced_set
     changes_are_told leases_are_told expiries_are_told a_change_is_told_before_it_is_shown
     broadcasts_tell_of_unread_keys
     keys_expire writes_and_expiries empty_collections_vanish wrong_types numbers_out_of_range
@@ -142,6 +150,14 @@ impl Subject {
         let key = Key::new([&self.prefix, name.as_ref()].concat())
             .expect("names of keys in the suite are short");
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        key
+    }
+
+    /// The key of a lock, or of a fenced write, whose record or mark is deleted with it.
+    fn lock_key(&self, name: impl AsRef<[u8]>) -> Key {
+        let key = self.key(name);
+        let beside = [key.lock_record(), key.fence()];
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(beside);
         key
     }
 

@@ -38,8 +38,8 @@ if from and over then return from, over end end ",
 /// after how long to ask again (-1: the lock has no end).
 ///
 /// A place in the queue is written again when half of its time is over, not with each try: all who wait are told
-/// of every write, this one too, and try again. HINCRBY reads a field without having it tracked: a holder is not to be
-/// told of what it writes itself.
+/// of every write, this one too, and try again. A holder is not to be told of what it writes itself, so whoever gets
+/// the lock reads nothing that is tracked: HINCRBY reads a field without it, and the record's time is set unseen.
 pub(in crate::store::redis) const LOCK: &str = script!(
     "\
 local time = redis.call('TIME') \
@@ -97,7 +97,7 @@ if ARGV[3] ~= '' then redis.call('HSET', KEYS[2], 'owner', ARGV[3]) else redis.c
 redis.call('HDEL', KEYS[2], 'q:' .. ARGV[1]) \
 local day = '86400000' \
 if tonumber(ARGV[2]) > 86400000 then day = ARGV[2] end \
-if redis.call('PTTL', KEYS[2]) < tonumber(day) then redis.call('PEXPIRE', KEYS[2], day) end \
+redis.call('PEXPIRE', KEYS[2], day) \
 return {1, token}"
 );
 
