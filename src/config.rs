@@ -177,7 +177,7 @@ impl CacheConfig {
     ///
     /// # Errors
     /// [`ErrorKind::Config`] with every mistake, or [`ErrorKind::Unsupported`] if the only one is
-    /// a scheme of a later version.
+    /// a scheme that needs a feature which larder was built without.
     pub fn to_url(&self) -> Result<SecretString> {
         self.resolve().map(|resolved| resolved.url)
     }
@@ -247,7 +247,7 @@ impl CacheConfig {
 struct Reader<'a> {
     config: &'a CacheConfig,
     mistakes: Vec<String>,
-    // The error of a URL that only a later version understands: it keeps its own kind.
+    // The error of a URL that needs a feature: it keeps its own kind.
     later: Option<Error>,
 }
 

@@ -8,6 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 mod slot;
 
+pub(crate) use slot::SLOTS;
+
 /// The longest key and the longest value that Redis takes: 512 MiB.
 pub const MAX_BYTES: usize = 512 * 1024 * 1024;
 
@@ -100,6 +102,11 @@ impl Key {
     /// rule of [`lease`](Self::lease): `larder:fenced:{user:7}` for `user:7`.
     pub fn fence(&self) -> Self {
         self.beside(FENCED)
+    }
+
+    /// Its slot in a cluster.
+    pub(crate) fn slot(&self) -> u16 {
+        slot::slot(self.as_bytes())
     }
 
     fn beside(&self, prefix: &[u8]) -> Self {

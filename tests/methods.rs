@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use larder::redis1::Shared;
-use larder::testing::RedisServer;
+use larder::testing::{RedisCluster, RedisServer};
 use larder::{CacheClient, Direction, ErrorKind, LockOptions, Outcome, Presence, Ttl};
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +154,22 @@ async fn a_cluster_connection_does_everything() {
         redis::cluster::ClusterClient::new([format!("redis://{}", server.addr())]).unwrap();
     let connection = driver.get_async_connection().await.unwrap();
     works_on(&CacheClient::new(Shared(connection)), &server).await;
+}
+
+#[tokio::test]
+async fn own_connections_to_a_cluster_do_everything() {
+    let cluster = RedisCluster::start().await;
+    let cache = CacheClient::connect(cluster.url()).await.unwrap();
+    for prefix in ["{a}:", "{b}:", "{c}:", "{d}:"] {
+        every_group_of_methods_works(&cache, prefix).await.unwrap();
+    }
+    let keys = cluster.nodes().iter().take(3).map(async |node| node.info("keyspace_misses").await);
+    for misses in futures_util::future::join_all(keys).await {
+        assert_ne!(misses, "0", "a node was never asked");
+    }
+    assert_eq!(cache.session().await.unwrap_err().kind(), ErrorKind::Unsupported);
+    cache.close().await;
+    assert_eq!(cache.ping().await.unwrap_err().kind(), ErrorKind::Closed);
 }
 
 #[tokio::test]

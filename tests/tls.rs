@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::testing::RedisServer;
+use larder::testing::{RedisCluster, RedisServer};
 use larder::{CacheClient, Credentials, Error, ErrorKind, Outcome, Tls};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -303,4 +303,39 @@ async fn a_provider_that_fails_is_an_attempt_that_failed() {
     assert!(error.to_string().contains("credentials provider failed"), "{error}");
     let both = CacheClient::builder().url("redis://:pw@h").credentials(failing).build();
     assert!(both.unwrap_err().to_string().contains("keep one"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_of_a_cluster_has_to_be_trusted_by_its_own_name() {
+    let authority = Authority::new();
+    let start = async |identity: &Identity| {
+        RedisCluster::with(2, 0, |server| {
+            let Identity { certificate, key } = identity;
+            server.tls(certificate.clone(), key.clone(), Some(authority.pem.clone()))
+        })
+        .await
+    };
+    let us = authority.good();
+    let tls = |authority: &Authority| {
+        Tls::new().ca_pem(&authority.pem).identity_pem(&us.certificate, &us.key)
+    };
+    let cluster = start(&authority.good()).await;
+    for host in ["localhost", "127.0.0.1"] {
+        let cache = connect(&cluster.tls_url(host), tls(&authority)).await.unwrap();
+        for n in 0..50 {
+            cache.set_value(format!("k:{n}"), n, None).await.unwrap();
+            assert_eq!(cache.get_value(format!("k:{n}")).await.unwrap(), Some(n.to_string()));
+        }
+    }
+    let error = connect(&cluster.tls_url("localhost"), tls(&Authority::new())).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Tls, Outcome::NotSent));
+
+    // Who was reached by another name than the one that the cluster gives it is not trusted by that.
+    let cluster = start(&authority.vouches(&["localhost"], |_| {})).await;
+    let error = connect(&cluster.tls_url("localhost"), tls(&authority)).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Tls, Outcome::NotSent), "{error}");
+    // Unless code says which name it has to be.
+    let named = tls(&authority).server_name("localhost");
+    let cache = connect(&cluster.tls_url("localhost"), named).await.unwrap();
+    cache.set_value("k", "v", None).await.unwrap();
 }

@@ -100,7 +100,8 @@ impl Builder {
         }
     }
 
-    /// The store, by its URL: `memory://`, `redis://`, `redis+unix://`. Defaults to `memory://`.
+    /// The store, by its URL: `memory://`, `redis://`, `redis+unix://`, `redis+sentinel://`,
+    /// `redis+cluster://`. Defaults to `memory://`.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(SecretString::from(url.into()));
         self
@@ -140,7 +141,8 @@ impl Builder {
         self
     }
 
-    /// Settings of TLS for a URL `rediss://`; what the URL itself says of certificates is not used then. Defaults to the roots
+    /// Settings of TLS for a URL `rediss://` or `rediss+cluster://`; what the URL itself says of certificates is not used
+    /// then. Defaults to the roots
     /// of the operating system.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
@@ -209,7 +211,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`ErrorKind::Config`] that names every mistake, or [`ErrorKind::Unsupported`] for a scheme that
-    /// comes in a later version.
+    /// needs a feature which larder was built without.
     pub fn build(mut self) -> Result<CacheClient> {
         let mut mistakes = Vec::new();
         if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
@@ -305,6 +307,13 @@ impl Builder {
                 let patience = patience.unwrap_or(CONNECT_TIMEOUT);
                 RedisStore::over_and_told(provider, target, patience)
             }
+            Some(Ok(Target::Cluster { .. })) => {
+                mistakes.push(
+                    "the tracking URL names a cluster; use that URL for the whole client, without a provider"
+                        .to_owned(),
+                );
+                return;
+            }
             Some(Ok(Target::Memory { .. })) => {
                 mistakes.push("the tracking URL names no server".to_owned());
                 return;
@@ -344,7 +353,7 @@ impl Builder {
             match &mut target.tls {
                 Some(of_url) => *of_url = tls.clone(),
                 None => mistakes
-                    .push("tls is set and the URL is not rediss://; change one of them".to_owned()),
+                    .push("tls is set and the URL is not rediss:// or rediss+cluster://; change one of them".to_owned()),
             }
         }
         match target.secure() {
@@ -368,7 +377,7 @@ impl Builder {
 
     /// The store that the URL names, with the settings of the URL where the code has none.
     fn fill_in(&mut self, target: Target, mistakes: &mut Vec<String>) {
-        match target {
+        let (target, seeds) = match target {
             Target::Memory { max_bytes } => {
                 self.idle(&[CONNECTIONS_SET, CONNECT, CREDENTIALS], "the embedded store", mistakes);
                 let store = match self.max_bytes.or(max_bytes) {
@@ -376,31 +385,33 @@ impl Builder {
                     None => MemoryStore::new(),
                 };
                 self.store = Some(Made::Store(Arc::new(store)));
+                return;
             }
-            Target::Redis(target) => {
-                self.idle(&[MAX_BYTES], "a server", mistakes);
-                let Some(target) = self.reached(*target, mistakes) else { return };
-                let options = &target.options;
-                self.deadline = self.deadline.or(options.deadline);
-                let most = self.max_connections.or(options.max_connections);
-                let wanted = self.connections.or(options.connections);
-                if let (Some(most), Some(wanted)) = (most, wanted)
-                    && wanted > most
-                {
-                    mistakes.push(format!(
-                        "connections is {wanted}, more than max_connections, which is {most}"
-                    ));
-                }
-                if !mistakes.is_empty() {
-                    return;
-                }
-                let connections = wanted.unwrap_or(CONNECTIONS);
-                let connect_timeout =
-                    self.connect_timeout.or(options.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
-                self.store =
-                    Some(Made::Redis(RedisStore::to(target, connections, most, connect_timeout)));
-            }
+            Target::Redis(target) => (target, None),
+            Target::Cluster { seeds, target } => (target, Some(seeds)),
+        };
+        self.idle(&[MAX_BYTES], "a server", mistakes);
+        let Some(target) = self.reached(*target, mistakes) else { return };
+        let options = &target.options;
+        self.deadline = self.deadline.or(options.deadline);
+        let most = self.max_connections.or(options.max_connections);
+        let wanted = self.connections.or(options.connections);
+        if let (Some(most), Some(wanted)) = (most, wanted)
+            && wanted > most
+        {
+            mistakes.push(format!(
+                "connections is {wanted}, more than max_connections, which is {most}"
+            ));
         }
+        if !mistakes.is_empty() {
+            return;
+        }
+        let connections = wanted.unwrap_or(CONNECTIONS);
+        let patience = self.connect_timeout.or(options.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
+        self.store = Some(Made::Redis(match seeds {
+            None => RedisStore::to(target, connections, most, patience),
+            Some(seeds) => RedisStore::cluster(seeds, target, connections, most, patience),
+        }));
     }
 
     /// Puts the stores that wrap a store around the one at the bottom.

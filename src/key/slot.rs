@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-const SLOTS: usize = 16_384;
+/// How many slots a cluster has.
+pub(crate) const SLOTS: usize = 16_384;
 
 /// The part of a key between its first `{` and the next `}`, which alone chooses the slot, unless it is empty.
 pub(super) fn tag(key: &[u8]) -> Option<&[u8]> {
@@ -37,14 +38,26 @@ pub(super) fn number_in(slot: u16) -> u32 {
     })[usize::from(slot)]
 }
 
-/// CRC-16/XMODEM, which the cluster specification of Redis names.
+/// CRC-16/XMODEM, which the cluster specification of Redis names. On a cluster every call asks for it, hence the table.
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
-    })
+    bytes.iter().fold(0, |crc, byte| (crc << 8) ^ CRCS[usize::from((crc >> 8) as u8 ^ *byte)])
 }
+
+const CRCS: [u16; 256] = {
+    let mut crcs = [0; 256];
+    let mut byte = 0;
+    while byte < crcs.len() {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+            bit += 1;
+        }
+        crcs[byte] = crc;
+        byte += 1;
+    }
+    crcs
+};
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,8 @@ use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error as RustlsError, RootCertStore, SignatureScheme,
 };
 
+use crate::error::{Error, ErrorKind};
+
 /// Settings of TLS, for `rediss://`: rustls with ring, TLS 1.2 and 1.3. Setters never fail;
 /// [`Builder::build`](crate::Builder::build) reads the files, and names every mistake at once.
 ///
@@ -142,9 +144,11 @@ impl Tls {
             },
         };
         match name {
-            Ok(name) if mistakes.is_empty() => {
-                Ok(Connector { config: TlsConnector::from(Arc::new(config)), name })
-            }
+            Ok(name) if mistakes.is_empty() => Ok(Connector {
+                config: TlsConnector::from(Arc::new(config)),
+                name,
+                fixed: self.server_name.is_some(),
+            }),
             _ => Err(mistakes),
         }
     }
@@ -235,6 +239,21 @@ impl fmt::Debug for Tls {
 pub(crate) struct Connector {
     pub(crate) config: TlsConnector,
     pub(crate) name: ServerName<'static>,
+    // Whether the name was given, so that it is that of every host.
+    fixed: bool,
+}
+
+impl Connector {
+    /// The same for another host, whose certificate has to be good for it.
+    pub(crate) fn at(&self, host: &str) -> crate::error::Result<Self> {
+        let mut connector = self.clone();
+        if !self.fixed {
+            connector.name = ServerName::try_from(host.to_owned()).map_err(|_| {
+                Error::new(ErrorKind::Tls, "the host is no name that a certificate can be good for")
+            })?;
+        }
+        Ok(connector)
+    }
 }
 
 /// Takes any certificate.

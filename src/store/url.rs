@@ -56,6 +56,8 @@ pub(crate) enum Target {
     Memory { max_bytes: Option<u64> },
     /// A Redis or Valkey server.
     Redis(Box<RedisTarget>),
+    /// A cluster, by some of its nodes. The target has the address of the first.
+    Cluster { seeds: Vec<Address>, target: Box<RedisTarget> },
 }
 
 /// A Redis or Valkey server, and who we are there. `Debug` hides the credentials.
@@ -94,6 +96,28 @@ impl RedisTarget {
             #[cfg(feature = "tls")]
             connector: None,
         }
+    }
+
+    /// The same at another address. Over TLS its certificate has to be good for that host.
+    ///
+    /// # Errors
+    /// A host that no certificate can be good for.
+    pub(crate) fn at(&self, address: &Address) -> Result<Self> {
+        Ok(Self {
+            address: address.clone(),
+            username: self.username.clone(),
+            password: self.password.clone(),
+            db: self.db,
+            options: self.options.clone(),
+            credentials: self.credentials.clone(),
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+            #[cfg(feature = "tls")]
+            connector: match (&self.connector, address) {
+                (Some(connector), Address::Tcp { host, .. }) => Some(connector.at(host)?),
+                _ => None,
+            },
+        })
     }
 
     /// Reads the files that TLS needs, if it is to be used. To be called before anything is connected.
@@ -206,8 +230,8 @@ impl Target {
     /// Reads a store URL.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] with every mistake, or [`ErrorKind::Unsupported`] for a scheme of a
-    /// later version. Neither repeats a credential.
+    /// [`ErrorKind::Config`] with every mistake, or [`ErrorKind::Unsupported`] for a scheme that needs a feature
+    /// which larder was built without. Neither repeats a credential.
     pub(crate) fn parse(url: &str) -> Result<Self> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(config(&[format!("it has no scheme; {KNOWN_SCHEMES}").into()]));
@@ -230,17 +254,24 @@ impl Target {
                 ));
             }
             "redis+unix" => unix(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target))),
-            "redis+sentinel" => {
-                sentinels(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target)))
+            "redis+cluster" => cluster(rest, &REDIS_OPTIONS, &mut mistakes)
+                .map(|(seeds, target, _)| Self::Cluster { seeds, target: Box::new(target) }),
+            #[cfg(feature = "tls")]
+            "rediss+cluster" => {
+                cluster(rest, &REDISS_OPTIONS, &mut mistakes).map(|(seeds, mut target, files)| {
+                    target.tls = Some(tls_of(&files, &mut mistakes));
+                    Self::Cluster { seeds, target: Box::new(target) }
+                })
             }
-            later @ "redis+cluster" => {
+            #[cfg(not(feature = "tls"))]
+            "rediss+cluster" => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
-                    format!(
-                        "store URLs of the scheme {later}:// come in a later version of larder; \
-                         this one takes memory://, redis://, rediss://, redis+unix:// and redis+sentinel://"
-                    ),
+                    "rediss+cluster:// needs TLS; build larder with its feature `tls`",
                 ));
+            }
+            "redis+sentinel" => {
+                sentinels(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target)))
             }
             _ => {
                 mistakes.add(format!("its scheme is unknown; {KNOWN_SCHEMES}"));
@@ -255,7 +286,7 @@ impl Target {
 }
 
 const KNOWN_SCHEMES: &str = "known are memory://, redis://, rediss://, redis+unix://, redis+sentinel://, \
-                             and for later versions redis+cluster://";
+                             redis+cluster:// and rediss+cluster://";
 
 fn config(mistakes: &[Cow<'static, str>]) -> Error {
     Error::new(ErrorKind::Config, format!("the store URL is wrong: {}", mistakes.join("; ")))
@@ -357,6 +388,13 @@ const RAW_SEPARATOR: &str = "an `@` stands behind the first `/`, `?` or `#`; per
 #[cfg(feature = "tls")]
 fn rediss(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
     let (mut target, files) = redis(rest, &REDISS_OPTIONS, mistakes)?;
+    target.tls = Some(tls_of(&files, mistakes));
+    Some(target)
+}
+
+/// What the options say of certificates.
+#[cfg(feature = "tls")]
+fn tls_of(files: &[(&str, String)], mistakes: &mut Mistakes) -> Tls {
     let mut tls = Tls::new();
     let file = |name: &str| files.iter().find(|(found, _)| *found == name).map(|(_, path)| path);
     if let Some(ca) = file("ca") {
@@ -367,15 +405,41 @@ fn rediss(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
         (None, None) => {}
         _ => mistakes.add("`cert` and `key` go together: a certificate and the file of its key"),
     }
-    target.tls = Some(tls);
-    Some(target)
+    tls
 }
 
 fn redis<'a>(
     rest: &'a str,
     known: &[&str],
     mistakes: &mut Mistakes,
-) -> Option<(RedisTarget, Vec<(&'a str, String)>)> {
+) -> Option<(RedisTarget, Texts<'a>)> {
+    let (_, target, texts) = servers(rest, known, false, mistakes)?;
+    Some((target, texts))
+}
+
+/// A cluster, by some of its nodes.
+fn cluster<'a>(
+    rest: &'a str,
+    known: &[&str],
+    mistakes: &mut Mistakes,
+) -> Option<(Vec<Address>, RedisTarget, Texts<'a>)> {
+    let (seeds, target, texts) = servers(rest, known, true, mistakes)?;
+    if target.db != 0 {
+        mistakes.add("a cluster has database 0 alone; leave the path out");
+    }
+    Some((seeds, target, texts))
+}
+
+/// The options of a URL as they stand there.
+type Texts<'a> = Vec<(&'a str, String)>;
+
+/// One server, or several with commas between them. The target has the address of the first.
+fn servers<'a>(
+    rest: &'a str,
+    known: &[&str],
+    several: bool,
+    mistakes: &mut Mistakes,
+) -> Option<(Vec<Address>, RedisTarget, Texts<'a>)> {
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     if rest[authority_end..].contains('@') {
         mistakes.add(RAW_SEPARATOR);
@@ -387,16 +451,24 @@ fn redis<'a>(
         None => ("", parts.authority),
     };
     let credentials = credentials(userinfo, mistakes);
-    let address = host_and_port_of(host_and_port, DEFAULT_PORT, mistakes);
+    let hosts: Vec<&str> =
+        if several { host_and_port.split(',').collect() } else { vec![host_and_port] };
+    // Each is looked at, so that the mistakes of all are named.
+    let addresses: Vec<Option<Address>> =
+        hosts.into_iter().map(|host| host_and_port_of(host, DEFAULT_PORT, mistakes)).collect();
+    let addresses: Option<Vec<Address>> = addresses.into_iter().collect();
     let db = match parts.path.strip_prefix('/').unwrap_or("") {
         "" => Some(0),
         text => mistakes.number("the database (the path)", text, DB_RANGE),
     };
     // What looks like an option can be the end of a password, if the host was forgotten.
-    let options = Options::read(parts.query, known, address.is_some(), mistakes);
+    let options = Options::read(parts.query, known, addresses.is_some(), mistakes);
     let texts = options.0.clone();
     let options = options.finish(mistakes);
-    Some((RedisTarget::new(address?, credentials?, db? as i64, options), texts))
+    let addresses = addresses?;
+    let first = addresses.first()?.clone();
+    let target = RedisTarget::new(first, credentials?, db? as i64, options);
+    Some((addresses, target, texts))
 }
 
 /// Sentinels by their hosts, the name of the primary, and perhaps a database. The credentials are those of the servers

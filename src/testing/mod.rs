@@ -2,7 +2,8 @@
 //!
 //! - [`conformance`] holds any store to the contract of [`Store`](crate::store::Store).
 //! - [`RedisServer`] starts a real `redis-server` on a free port, in a directory of its own, and
-//!   stops it when it is dropped. It can be paused, killed and restarted.
+//!   stops it when it is dropped. It can be paused, killed and restarted. [`RedisCluster`] is six of them: three
+//!   primaries, each with a replica.
 //! - [`FaultProxy`] stands between a client and a server and delays, cuts, swallows, slices or
 //!   corrupts what passes; it counts, and writes down the commands that it saw.
 //! - [`ScriptedServer`] gives the answers that no real server gives on demand.
@@ -13,6 +14,7 @@
 //!
 //! Everything here panics where it cannot go on: a test without its server has to fail.
 
+mod cluster;
 pub mod conformance;
 mod faulty;
 mod frames;
@@ -21,6 +23,7 @@ mod resp;
 mod scripted;
 mod server;
 
+pub use cluster::{RedisCluster, SlotMover};
 pub use faulty::{Fault, Faulty};
 pub use proxy::{Cut, FaultProxy, Link, SentCommand};
 pub use resp::{RawConnection, Resp};

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use super::resp::{RawConnection, Resp};
 
 /// How long a server may take to answer; generous, for machines that run many tests at once.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a state that announces itself nowhere is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+pub(super) const LOOK: Duration = Duration::from_millis(5);
 
 /// Below the range from which Linux takes the ports of outgoing connections, so that the port of
 /// a killed server is still free when it is restarted.
@@ -43,6 +43,8 @@ pub struct RedisServer {
     port: u16,
     // Zero unless it speaks TLS.
     tls_port: u16,
+    // On which the nodes of a cluster speak to each other.
+    bus_port: u16,
     dir: PathBuf,
     // Empty between `kill` and `restart`.
     child: Option<Child>,
@@ -55,6 +57,8 @@ pub struct RedisServerBuilder {
     password: Option<String>,
     unix_socket: bool,
     cluster: bool,
+    // Of a cluster that somebody else puts together.
+    member: bool,
     tls: Option<TlsFiles>,
     // Of a sentinel: the name and the port of the primary that it watches, and how many have to agree.
     watches: Option<(String, u16, usize)>,
@@ -106,6 +110,18 @@ impl RedisServerBuilder {
         self
     }
 
+    /// A node of a cluster, without slots.
+    pub(super) fn member(mut self) -> Self {
+        self.cluster = true;
+        self.member = true;
+        self
+    }
+
+    /// Whether it is to speak TLS.
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Speaks TLS on a second port, with this certificate and key in PEM; from clients it wants a certificate by
     /// `clients`, if that is given. Defaults to no.
     pub fn tls(
@@ -133,10 +149,13 @@ impl RedisServerBuilder {
         let name = format!("larder-test-{}", uuid::Uuid::now_v7().simple());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).expect("the directory for temporary files is not writable");
-        let mut server = RedisServer { config: self, port: 0, tls_port: 0, dir, child: None };
+        let mut server =
+            RedisServer { config: self, port: 0, tls_port: 0, bus_port: 0, dir, child: None };
         let end = Instant::now() + PATIENCE;
         loop {
             server.port = free_port();
+            // The usual one, 10,000 above, may be taken.
+            server.bus_port = free_port();
             if server.config.tls.is_some() {
                 server.tls_port = free_port();
             }
@@ -147,7 +166,7 @@ impl RedisServerBuilder {
             _ = fs::remove_file(server.dir.join("sentinel.conf"));
             assert!(Instant::now() < end, "redis-server did not start: {}", server.log());
         }
-        if server.config.cluster {
+        if server.is_whole_cluster() {
             let reply = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
             assert!(!reply.is_error(), "the slots could not be assigned: {reply}");
             server.cluster_is_ok(end).await;
@@ -289,9 +308,28 @@ impl RedisServer {
         let end = Instant::now() + PATIENCE;
         self.spawn();
         assert!(self.answers(end).await, "redis-server did not start again: {}", self.log());
-        if self.config.cluster {
+        if self.is_whole_cluster() {
             self.cluster_is_ok(end).await;
         }
+    }
+
+    /// The port on which the nodes of a cluster speak to each other.
+    pub(super) fn bus_port(&self) -> u16 {
+        self.bus_port
+    }
+
+    /// The port on which it speaks TLS, if it does.
+    pub(super) fn tls_port(&self) -> Option<u16> {
+        (self.tls_port != 0).then_some(self.tls_port)
+    }
+
+    /// Whether the process runs.
+    pub(super) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    fn is_whole_cluster(&self) -> bool {
+        self.config.cluster && !self.config.member
     }
 
     fn socket(&self) -> PathBuf {
@@ -318,8 +356,7 @@ impl RedisServer {
             command.arg("--unixsocket").arg(self.socket());
         }
         if self.config.cluster {
-            // The usual bus port, 10,000 above, may be taken.
-            let bus = free_port().to_string();
+            let bus = self.bus_port.to_string();
             command.args(["--cluster-enabled", "yes", "--cluster-port", &bus]);
             command.args(["--cluster-announce-ip", "127.0.0.1"]);
         }
@@ -460,6 +497,6 @@ fn process_state(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-fn field_of<'a>(info: &'a str, field: &str) -> Option<&'a str> {
+pub(super) fn field_of<'a>(info: &'a str, field: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
 }

@@ -232,7 +232,7 @@ fn config_errors(said: &mut Said) {
         format!("redis://{USER}:{VALUE}"),
         format!("redis://{USER}@localhost"),
         format!("rediss://{USER}:{PASSWORD_ENCODED}@localhost?ca=/nowhere/ca.pem&insecure=canary"),
-        format!("redis+cluster://{USER}:{PASSWORD_ENCODED}@localhost"),
+        format!("redis+cluster://{USER}:{PASSWORD_ENCODED}@localhost,h2/canary"),
         format!("redis+unix://{USER}:{PASSWORD}@/sock"),
         format!("memory://{USER}:{VALUE}@canary"),
         format!("{PASSWORD}://localhost"),

@@ -27,13 +27,7 @@ impl Request {
             pipeline.atomic();
         }
         for op in batch.ops() {
-            if let Op::Fetch { keys } = op {
-                // The times first: a value that is written in between is kept too short, not too long.
-                for key in keys {
-                    pipeline.add_command(build("PTTL", &[key.as_bytes()]));
-                }
-            }
-            pipeline.add_command(command(op));
+            each(op, |command| _ = pipeline.add_command(command));
         }
         Self::Many(pipeline)
     }
@@ -45,6 +39,17 @@ pub(super) fn width(op: &Op) -> usize {
         Op::Fetch { keys } => keys.len() + 1,
         _ => 1,
     }
+}
+
+/// The commands of one operation, in order.
+pub(super) fn each(op: &Op, mut add: impl FnMut(Cmd)) {
+    if let Op::Fetch { keys } = op {
+        // The times first: a value that is written in between is kept too short, not too long.
+        for key in keys {
+            add(build("PTTL", &[key.as_bytes()]));
+        }
+    }
+    add(command(op));
 }
 
 /// One operation as one command: of several, the last.

@@ -102,24 +102,32 @@ fn aborted_or_refused(error: &RedisError) -> Error {
     match error.clone().into_server_errors().as_deref() {
         Some([(_, first)]) if error.code() != Some("EXECABORT") => refused(first),
         Some([(at, first), ..]) => {
-            let cause = refused(first);
             // The driver counts MULTI as the command before the first.
-            let Some(number) = at.checked_add(1) else { return without_multi(cause) };
-            let kind = match cause.kind() {
-                ErrorKind::Server => ErrorKind::Aborted,
-                kind => kind,
-            };
-            Error::new(kind, format!("the server refused command {number} of the transaction"))
-                .with_outcome(Outcome::Rejected)
-                .with_code(cause.code().unwrap_or("EXECABORT"))
+            match at.checked_add(1) {
+                Some(number) => aborted(number, first),
+                None => without_multi(first),
+            }
         }
         _ => by_code(error.code().unwrap_or("ERR"), error.detail().unwrap_or_default()),
     }
 }
 
+/// A transaction was refused because this command of it was, counted from 1.
+pub(super) fn aborted(number: usize, why: &ServerError) -> Error {
+    let cause = refused(why);
+    let kind = match cause.kind() {
+        ErrorKind::Server => ErrorKind::Aborted,
+        kind => kind,
+    };
+    Error::new(kind, format!("the server refused command {number} of the transaction"))
+        .with_outcome(Outcome::Rejected)
+        .with_code(cause.code().unwrap_or("EXECABORT"))
+}
+
 /// MULTI itself was refused: the server ran what stood behind it, a command at a time. Only who is not
 /// let in at all can be sure that nothing was run.
-fn without_multi(cause: Error) -> Error {
+pub(super) fn without_multi(why: &ServerError) -> Error {
+    let cause = refused(why);
     if cause.kind() == ErrorKind::Auth {
         return cause;
     }
@@ -132,7 +140,7 @@ pub(super) fn auth() -> Error {
     Error::new(ErrorKind::Auth, "the server refused the credentials")
 }
 
-fn by_code(code: &str, text: &str) -> Error {
+pub(super) fn by_code(code: &str, text: &str) -> Error {
     let (kind, what) = match code {
         "WRONGTYPE" => (ErrorKind::WrongType, "the key holds another type"),
         "NOAUTH" | "WRONGPASS" => (ErrorKind::Auth, "the server wants other credentials"),

@@ -197,6 +197,14 @@ impl Link {
         }
     }
 
+    /// What the connection vouched for is void, and it vouches anew: another server tells of a part of it now.
+    pub(super) fn moved(&self) {
+        let tracker = self.0.state().live.as_ref().and_then(|live| live.tracker.clone());
+        if let Some(tracker) = tracker {
+            tracker.moved();
+        }
+    }
+
     /// Lets go of the connection for good.
     pub(super) fn close(&self) {
         let mut state = self.0.state();

@@ -10,14 +10,16 @@ use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
 use tokio::time::Instant;
 
+use self::cluster::Cluster;
 use self::command::Request;
 use self::link::{Link, Live};
 use self::track::{Sinks, Tracking};
-use super::url::{RedisTarget, Target};
+use super::url::{Address, RedisTarget, Target};
 use super::{Capabilities, InvalidationSink, Store, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Lane, Replies, Vouch};
 
+mod cluster;
 mod command;
 mod dial;
 mod failure;
@@ -42,13 +44,14 @@ pub(crate) const CONNECTIONS: usize = 2;
 /// How long one attempt to connect may take, with the handshake.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A store on a Redis or Valkey server: over few multiplexed connections of its own that come back by
+/// A store on a Redis or Valkey server or cluster: over few multiplexed connections of its own that come back by
 /// themselves, or over sessions that a [`SessionProvider`] hands out.
 #[derive(Clone)]
 pub struct RedisStore(Arc<Source>);
 
 enum Source {
     Own { links: Vec<Link>, target: Arc<RedisTarget>, patience: Duration, told: Option<Told> },
+    Cluster(Arc<Cluster>),
     Injected { provider: Box<dyn session::AnyProvider>, told: Option<Told> },
 }
 
@@ -66,7 +69,15 @@ struct Told {
 
 impl Told {
     fn new(target: Arc<RedisTarget>, patience: Duration, most_prefixed: usize) -> Self {
-        let sinks = Arc::<Sinks>::default();
+        Self::telling(Arc::default(), target, patience, most_prefixed)
+    }
+
+    fn telling(
+        sinks: Arc<Sinks>,
+        target: Arc<RedisTarget>,
+        patience: Duration,
+        most_prefixed: usize,
+    ) -> Self {
         let tracking = Tracking { sinks: Arc::clone(&sinks), prefix: None };
         let keyed = Link::new(Arc::clone(&target), patience, Some(tracking));
         Self { target, patience, sinks, keyed, prefixed: Mutex::default(), most_prefixed }
@@ -94,12 +105,7 @@ impl Told {
         if prefixed.iter().any(|(of, _)| of == prefix) {
             return Ok(());
         }
-        if prefixed.iter().any(|(of, _)| of.starts_with(&**prefix) || prefix.starts_with(&**of)) {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "the prefix overlaps with that of another namespace that is told by broadcast; rename one of them",
-            ));
-        }
+        check_prefix(prefixed.iter().map(|(of, _)| of), prefix)?;
         if prefixed.len() >= self.most_prefixed {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -113,10 +119,35 @@ impl Told {
         Ok(())
     }
 
+    /// Whether any of them is up.
+    fn is_up(&self) -> bool {
+        self.keyed.current().is_some()
+            || self.prefixed().iter().any(|(_, link)| link.current().is_some())
+    }
+
+    /// A part of what they told of is told of by another server now.
+    fn moved(&self) {
+        self.keyed.moved();
+        // Not under the lock: who is told may take some of its own.
+        let prefixed: Vec<Link> = self.prefixed().iter().map(|(_, link)| link.clone()).collect();
+        prefixed.iter().for_each(Link::moved);
+    }
+
     fn close(&self) {
         self.keyed.close();
         self.prefixed().iter().for_each(|(_, link)| link.close());
     }
+}
+
+/// Whether changes under a prefix can be told beside those under others.
+fn check_prefix<'a>(mut others: impl Iterator<Item = &'a Arc<str>>, prefix: &str) -> Result<()> {
+    if others.any(|of| of.starts_with(prefix) || prefix.starts_with(&**of)) {
+        return Err(Error::new(
+            ErrorKind::Config,
+            "the prefix overlaps with that of another namespace that is told by broadcast; rename one of them",
+        ));
+    }
+    Ok(())
 }
 
 impl RedisStore {
@@ -139,26 +170,43 @@ impl RedisStore {
         Self(Arc::new(Source::Own { links, target, patience: connect_timeout, told }))
     }
 
-    /// A store on the server that a URL names, without the client's deadline, repeating and error
+    /// A store on the cluster that is found at `seeds`. Connections are opened when they are first used.
+    pub(crate) fn cluster(
+        seeds: Vec<Address>,
+        target: RedisTarget,
+        connections: usize,
+        most: Option<usize>,
+        connect_timeout: Duration,
+    ) -> Self {
+        let cluster = Cluster::new(seeds, target, connections, most, connect_timeout);
+        Self(Arc::new(Source::Cluster(Arc::new(cluster))))
+    }
+
+    /// A store on the server or cluster that a URL names, without the client's deadline, repeating and error
     /// context around it: for tests and for stores of your own that wrap one. Nothing is connected
     /// before the first use.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] if the URL is wrong, or does not name a server.
     pub fn open(url: &str) -> Result<Self> {
-        match Target::parse(url)? {
-            Target::Redis(mut target) => {
-                target
-                    .secure()
-                    .map_err(|mistakes| Error::new(ErrorKind::Config, mistakes.join("; ")))?;
-                let connections = target.options.connections.unwrap_or(CONNECTIONS);
-                let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
-                Ok(Self::to(*target, connections, None, patience))
-            }
+        let (mut target, seeds) = match Target::parse(url)? {
+            Target::Redis(target) => (target, None),
+            Target::Cluster { seeds, target } => (target, Some(seeds)),
             Target::Memory { .. } => {
-                Err(Error::new(ErrorKind::Config, "the URL names the embedded store, not a server"))
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    "the URL names the embedded store, not a server",
+                ));
             }
-        }
+        };
+        target.secure().map_err(|mistakes| Error::new(ErrorKind::Config, mistakes.join("; ")))?;
+        let connections = target.options.connections.unwrap_or(CONNECTIONS);
+        let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        let most = target.options.max_connections;
+        Ok(match seeds {
+            None => Self::to(*target, connections, None, patience),
+            Some(seeds) => Self::cluster(seeds, *target, connections, most, patience),
+        })
     }
 
     /// A store over injected sessions, which cannot tell of changes.
@@ -185,6 +233,7 @@ impl RedisStore {
         let target = match &*self.0 {
             Source::Own { target, .. } => target,
             Source::Injected { told, .. } => &told.as_ref()?.target,
+            Source::Cluster(cluster) => return Some(cluster.address()),
         };
         Some(target.address.to_string())
     }
@@ -192,13 +241,15 @@ impl RedisStore {
     fn told(&self) -> Option<&Told> {
         match &*self.0 {
             Source::Own { told, .. } | Source::Injected { told, .. } => told.as_ref(),
+            Source::Cluster(_) => None,
         }
     }
 
     /// A session, for what larder does not offer.
     ///
     /// # Errors
-    /// What connecting, or the provider, gives.
+    /// What connecting, or the provider, gives. [`ErrorKind::Unsupported`] on a cluster: no one connection reaches all
+    /// keys of it.
     pub async fn session(&self) -> Result<Session> {
         match &*self.0 {
             Source::Own { links, patience, .. } => {
@@ -207,6 +258,10 @@ impl RedisStore {
                 Ok(Session::new(live.connection))
             }
             Source::Injected { provider, .. } => provider.session().await,
+            Source::Cluster(_) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "a cluster has no session that reaches all of its keys; use the cluster connection of the redis crate",
+            )),
         }
     }
 }
@@ -219,6 +274,7 @@ impl fmt::Debug for RedisStore {
                 .field("address", &format_args!("{}", target.address))
                 .field("connections", &links.len())
                 .finish(),
+            Source::Cluster(cluster) => f.debug_tuple("RedisStore").field(cluster).finish(),
             Source::Injected { .. } => f.write_str("RedisStore(injected sessions)"),
         }
     }
@@ -236,6 +292,7 @@ impl Store for RedisStore {
                     Way::Injected(mut session) => {
                         return Box::pin(send(&batch, &mut session)).await;
                     }
+                    Way::Cluster(cluster) => return Box::pin(cluster.run(&batch)).await,
                 },
             };
             // In this function, and the request borrowed: as a function of its own that is called from two places,
@@ -270,20 +327,32 @@ impl Store for RedisStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { shared: true, outlives_process: true, tracking: self.told().is_some() }
+        let tracking = match &*self.0 {
+            Source::Cluster(cluster) => cluster.can_tell(),
+            _ => self.told().is_some(),
+        };
+        Capabilities { shared: true, outlives_process: true, tracking }
     }
 
     fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {
-        if let Some(told) = self.told() {
-            told.sinks.add(sink);
+        match (&*self.0, self.told()) {
+            (Source::Cluster(cluster), _) => cluster.on_invalidation(sink),
+            (_, Some(told)) => told.sinks.add(sink),
+            (_, None) => {}
         }
     }
 
     fn broadcast(&self, prefix: &Arc<str>) -> Result<()> {
-        self.told().map_or(Ok(()), |told| told.broadcast(prefix))
+        match &*self.0 {
+            Source::Cluster(cluster) => cluster.broadcast(prefix),
+            _ => self.told().map_or(Ok(()), |told| told.broadcast(prefix)),
+        }
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
+        if let Source::Cluster(cluster) = &*self.0 {
+            cluster.close();
+        }
         if let Some(told) = self.told() {
             told.close();
         }
@@ -330,6 +399,7 @@ impl std::ops::Deref for MaybeOwned<'_> {
 enum Way<'a> {
     Own(Reached<'a>),
     Injected(Session),
+    Cluster(&'a Arc<Cluster>),
 }
 
 impl RedisStore {
@@ -337,7 +407,7 @@ impl RedisStore {
     fn at_once(&self, batch: &Batch) -> Result<Reached<'_>, Option<&Link>> {
         match (batch.lane(), &*self.0) {
             (Lane::Data, Source::Own { links, .. }) => at_hand(links).map_err(Some),
-            (Lane::Data, Source::Injected { .. }) => Err(None),
+            (_, Source::Cluster(_)) | (Lane::Data, Source::Injected { .. }) => Err(None),
             (lane, _) => {
                 let link = self.told().and_then(|told| told.link(lane)).ok_or(None)?;
                 let live = link.current().ok_or(None)?;
@@ -360,6 +430,7 @@ impl RedisStore {
             (None, Source::Injected { provider, .. }) => {
                 return Ok(Way::Injected(provider.session().await?));
             }
+            (None, Source::Cluster(cluster)) => return Ok(Way::Cluster(cluster)),
         };
         Ok(Way::Own(match found {
             Ok(reached) => reached,

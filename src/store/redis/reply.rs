@@ -17,14 +17,19 @@ pub(super) fn separate(batch: &Batch, values: Vec<Value>) -> Result<Replies> {
         return Err(unexpected());
     }
     let mut values = values.into_iter();
-    let answers = batch.ops().iter().map(|op| match op {
+    let answers = batch.ops().iter().map(|op| answer(op, &mut values));
+    Ok(Replies::many(answers.collect()))
+}
+
+/// The answer to an operation, out of those to its commands.
+pub(super) fn answer(op: &Op, values: &mut impl Iterator<Item = Value>) -> Result<Reply> {
+    match op {
         Op::Fetch { keys } => {
             let times: Vec<Value> = values.by_ref().take(keys.len()).collect();
             fetched(times, values.next().unwrap_or(Value::Nil))
         }
         op => decode(op, values.next().unwrap_or(Value::Nil)),
-    });
-    Ok(Replies::many(answers.collect()))
+    }
 }
 
 /// The answers to an atomic batch: what EXEC gave.
@@ -231,6 +236,6 @@ fn pairs(value: Value) -> Result<Vec<(Bytes, Bytes)>> {
     }
 }
 
-fn unexpected() -> Error {
+pub(super) fn unexpected() -> Error {
     Error::new(ErrorKind::Protocol, "the server's answer does not fit the command")
 }

@@ -102,13 +102,20 @@ impl Tracker {
         self.sinks.each(|sink| sink.all_changed(Sweeping::Lost));
     }
 
-    /// The data is gone: a new promise takes the old one's place, unless nobody is left to keep it.
+    /// A new promise takes the old one's place, unless nobody is left to keep it.
     fn flushed(&self) {
         let mut current = self.current();
         current.end();
         if !self.lost.load(Ordering::SeqCst) {
             *current = Vouch::new();
         }
+    }
+
+    /// Some of what was read over the connection is told of by another server from now on: what it vouched for is
+    /// void, and a new promise begins.
+    pub(super) fn moved(&self) {
+        self.flushed();
+        self.sinks.each(|sink| sink.all_changed(Sweeping::Lost));
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Vouch> {

@@ -170,11 +170,32 @@ fn every_mistake_is_refused_with_its_reason_and_nothing_secret() {
 }
 
 #[test]
-fn schemes_of_later_versions_say_so() {
-    let error = Target::parse("redis+cluster://u:s3cr3t@h1,h2/x").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("redis+cluster:// come in a later version"));
-    assert!(!error.to_string().contains("s3cr3t"));
+fn a_cluster_is_named_by_some_of_its_nodes() {
+    let url = "redis+cluster://u:p@h1,10.0.0.2:7001,[::1]:7002/?connections=6&deadline_ms=5";
+    let Ok(Target::Cluster { seeds, target }) = Target::parse(url) else { panic!("{url}") };
+    let shown: Vec<String> = seeds.iter().map(Address::to_string).collect();
+    assert_eq!(shown, ["h1:6379", "10.0.0.2:7001", "[::1]:7002"]);
+    assert_eq!((target.address.to_string().as_str(), target.db), ("h1:6379", 0));
+    assert_eq!((target.username.as_deref(), password(&target)), (Some("u"), Some("p")));
+    assert_eq!(target.options.connections, Some(6));
+    for same in ["redis+cluster://h", "redis+cluster://h/", "redis+cluster://h/0"] {
+        assert!(matches!(Target::parse(same), Ok(Target::Cluster { .. })), "{same}");
+    }
+    for (url, expected) in [
+        ("redis+cluster://h1,h2/1", "database 0 alone"),
+        ("redis+cluster://h1,,h2", "host is empty"),
+        ("redis+cluster://", "host is empty"),
+        ("redis+cluster://h1:0,h!2", "port"),
+        ("redis+cluster://h1:0,h!2", "no host name"),
+        ("redis+cluster://h1,u:s3cr3t@h2", "more than one"),
+        ("redis+cluster://h?db=1", "unknown"),
+        ("redis://h1,h2", "no host name"),
+    ] {
+        let error = Target::parse(url).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{url}");
+        assert!(error.to_string().contains(expected), "{url}: {error}");
+        assert!(!error.to_string().contains("s3cr3t"));
+    }
 }
 
 #[cfg(feature = "tls")]

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::{self, join_all};
 
 use super::loads::{fill_op, lease_op};
-use super::values::expect_ttl_near;
+use super::values::{expect_ttl_near, scan_all};
 use super::*;
 use crate::op::{Ask, Direction};
 use crate::ttl::Ttl;
@@ -314,12 +314,7 @@ pub async fn binary_keys_and_values(subject: &Subject) -> Checked {
         subject.expect(Op::HashGetAll { key: hash }, pairs).await.map_err(named)?;
         let elements = Reply::List(vec![bytes(text)]);
         subject.expect(range_op(&list_key, 0, -1), elements).await.map_err(named)?;
-        let scan = Op::Scan { cursor: 0, prefix: key.bytes().clone(), count: 1_000_000 };
-        let (_, keys) = subject
-            .run(scan)
-            .await
-            .and_then(Reply::into_keys)
-            .map_err(|error| named(format!("scan: {}", show_error(&error))))?;
+        let keys = scan_all(subject, key.bytes(), 1_000_000).await.map_err(named)?;
         ensure(keys.contains(key.bytes()), || named("a scan does not list the key".to_owned()))?;
     }
     Ok(())

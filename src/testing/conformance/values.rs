@@ -196,6 +196,28 @@ pub async fn release(subject: &Subject) -> Checked {
     subject.expect(release("one"), Reply::Bool(false)).await
 }
 
+/// All that a scan lists, from its beginning to its end.
+pub(super) async fn scan_all(
+    subject: &Subject,
+    prefix: &Bytes,
+    count: u32,
+) -> Result<BTreeSet<Bytes>, String> {
+    let (mut cursor, mut found) = (0, BTreeSet::new());
+    loop {
+        let op = Op::Scan { cursor, prefix: prefix.clone(), count };
+        let (next, keys) = subject
+            .run(op)
+            .await
+            .and_then(Reply::into_keys)
+            .map_err(|error| format!("scan: {}", show_error(&error)))?;
+        found.extend(keys);
+        cursor = next;
+        if cursor == 0 {
+            return Ok(found);
+        }
+    }
+}
+
 /// A scan lists every key under the prefix, of any type, also where the prefix contains what a
 /// pattern would take as a wildcard, and nothing else.
 pub async fn scan(subject: &Subject) -> Checked {
@@ -215,21 +237,8 @@ pub async fn scan(subject: &Subject) -> Checked {
     let brief = subject.key("in*[a]?\\:brief");
     subject.expect(set_for(&brief, "v", millis(1)), Reply::Bool(true)).await?;
     subject.expect_gone(&brief).await?;
-    let (mut cursor, mut found) = (0, BTreeSet::new());
     let prefix = Bytes::from([&subject.prefix, &b"in*[a]?\\:"[..]].concat());
-    loop {
-        let op = Op::Scan { cursor, prefix: prefix.clone(), count: 20 };
-        let (next, keys) = subject
-            .run(op)
-            .await
-            .and_then(Reply::into_keys)
-            .map_err(|error| format!("scan: {}", show_error(&error)))?;
-        found.extend(keys);
-        cursor = next;
-        if cursor == 0 {
-            break;
-        }
-    }
+    let found = scan_all(subject, &prefix, 20).await?;
     let expected: BTreeSet<_> = inside.iter().map(|key| key.bytes().clone()).collect();
     ensure(found == expected, || {
         let missing = expected.difference(&found).count();

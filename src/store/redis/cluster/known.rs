@@ -1,0 +1,183 @@
+//! The nodes that are known, each with its connections, and the bound on all of them.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::node::{Node, Share};
+use super::scan::NUMBERS;
+use super::{Cluster, closed, refusal, topology};
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::store::redis::{check_prefix, failure};
+use crate::store::url::{Address, RedisTarget};
+
+/// The nodes of this client.
+#[derive(Default)]
+pub(super) struct Known {
+    // By number; empty places are of nodes that are gone.
+    nodes: Vec<Option<Arc<Node>>>,
+    // Those that every node tells of.
+    prefixes: Vec<Arc<str>>,
+    // Among how many primaries the connections were split.
+    split: usize,
+    closed: bool,
+}
+
+impl Known {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.iter().flatten()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.nodes().for_each(|node| node.close());
+    }
+
+    /// How many connections the nodes have, or will when they are used.
+    fn open(&self) -> usize {
+        self.nodes().map(|node| node.share.open(self.prefixes.len())).sum()
+    }
+
+    fn find(&self, address: &Address) -> Option<&Arc<Node>> {
+        self.nodes().find(|node| node.address() == address)
+    }
+
+    /// A number that no node has. New ones are larger, so that a scan comes to them.
+    fn number(&self) -> Option<u16> {
+        let new = (self.nodes.len() < NUMBERS).then_some(self.nodes.len());
+        new.or_else(|| self.nodes.iter().position(Option::is_none)).map(|number| number as u16)
+    }
+}
+
+impl Cluster {
+    /// Makes room for `primaries`, and lets go of those that do not stay, which it answers. Of a bounded number of
+    /// connections each has another share when there are more or fewer of them: then none stays.
+    pub(super) fn make_room(
+        &self,
+        known: &mut Known,
+        primaries: usize,
+        stays: impl Fn(&Node) -> bool,
+    ) -> Vec<Arc<Node>> {
+        let splits = self.most < usize::MAX && known.split != primaries;
+        known.split = primaries;
+        let leaves = |place: &mut Option<Arc<Node>>| place.take_if(|node| splits || !stays(node));
+        known.nodes.iter_mut().filter_map(leaves).collect()
+    }
+
+    /// The node at an address, of `count` in all; it is made if it is new.
+    pub(super) fn node(
+        &self,
+        known: &mut Known,
+        address: &Address,
+        count: usize,
+    ) -> Result<Arc<Node>> {
+        if let Some(node) = known.find(address) {
+            return Ok(Arc::clone(node));
+        }
+        if known.closed {
+            return Err(closed());
+        }
+        let used: usize = known.nodes().map(|node| node.share.all()).fold(0, usize::saturating_add);
+        let left =
+            if self.most == usize::MAX { usize::MAX } else { self.most.saturating_sub(used) };
+        let share = Share::of(count, self.connections, self.most)
+            .and_then(|share| Share::of(1, share.data, left.min(share.all())))
+            .ok_or_else(|| self.too_few(count))?;
+        let number = known.number().ok_or_else(|| {
+            Error::new(ErrorKind::Protocol, "the cluster has more nodes than can be told apart")
+                .with_outcome(Outcome::NotSent)
+        })?;
+        let target = Arc::new(self.target(address)?);
+        let node = Arc::new(Node::new(target, number, share, self.patience, &self.sinks));
+        for prefix in &known.prefixes {
+            // One for which there is no room tells of no change: nothing read from there is kept.
+            _ = node.broadcast(prefix);
+        }
+        let number = usize::from(number);
+        if number == known.nodes.len() {
+            known.nodes.push(None);
+        }
+        known.nodes[number] = Some(Arc::clone(&node));
+        Ok(node)
+    }
+
+    fn too_few(&self, count: usize) -> Error {
+        Error::new(
+            ErrorKind::Config,
+            format!(
+                "max_connections is {}, and the cluster's {count} primaries need two connections each; raise it to \
+                 at least {}",
+                self.most,
+                2 * count
+            ),
+        )
+    }
+
+    /// What a connection to a node needs to know.
+    pub(super) fn target(&self, address: &Address) -> Result<RedisTarget> {
+        self.template.at(address)
+    }
+
+    /// A node that another one sends on to. It has to be one that the cluster names: nobody else is told who we are.
+    pub(super) async fn member(
+        &self,
+        address: &Address,
+        by: &Arc<Node>,
+        code: &str,
+        end: Instant,
+    ) -> Result<Arc<Node>> {
+        if let Some(node) = self.known().find(address) {
+            return Ok(Arc::clone(node));
+        }
+        let map = self.known_map();
+        let count = map.as_ref().map_or(1, |map| map.nodes().len() + 1);
+        if !map.is_some_and(|map| map.names(address)) {
+            // One that has no slots yet is in no answer to CLUSTER SLOTS.
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("NODES");
+            let (link, mut live) = by.data(end).await?;
+            let asked = link.asked(&live.pulse, Instant::now());
+            let answer = live.connection.send_packed_command(&command).await;
+            asked.answered();
+            let answer = answer.map_err(|error| {
+                // The call itself was refused.
+                failure::failed(&error, true).with_outcome(Outcome::Rejected)
+            })?;
+            if !topology::every_address(&answer, by.address()).contains(address) {
+                return Err(refusal::stranger(code));
+            }
+        }
+        self.node(&mut self.known(), address, count)
+    }
+
+    /// As [`Store::broadcast`](crate::store::Store::broadcast): one connection to each node.
+    pub(in crate::store::redis) fn broadcast(&self, prefix: &Arc<str>) -> Result<()> {
+        let mut known = self.known();
+        if known.prefixes.contains(prefix) {
+            return Ok(());
+        }
+        check_prefix(known.prefixes.iter(), prefix)?;
+        let more = known.nodes().count();
+        if self.most.saturating_sub(known.open()) < more {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "broadcast needs one more connection to each of the cluster's {more} primaries than \
+                     max_connections allows; raise it"
+                ),
+            ));
+        }
+        known.nodes().try_for_each(|node| node.broadcast(prefix))?;
+        known.prefixes.push(Arc::clone(prefix));
+        Ok(())
+    }
+
+    /// Whether any node tells of changes at the moment.
+    pub(super) fn tells(&self) -> bool {
+        self.known().nodes().any(|node| node.tells())
+    }
+}

@@ -1,0 +1,175 @@
+//! One node: its connections, as many as it may have.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::Told;
+use super::super::link::{Link, Live};
+use super::super::track::Sinks;
+use crate::error::Result;
+use crate::op::Lane;
+use crate::store::url::{Address, RedisTarget};
+
+/// How many connections a node may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Those for data, at least one.
+    pub(super) data: usize,
+    /// Whether there is one that tells of changes.
+    pub(super) told: bool,
+    /// Those that tell by prefix.
+    pub(super) prefixed: usize,
+}
+
+impl Share {
+    /// What falls to each of `nodes`, of `most` in all. Nothing if it is not even one.
+    pub(super) fn of(nodes: usize, connections: usize, most: usize) -> Option<Self> {
+        let each = most / nodes.max(1);
+        let data = connections.div_ceil(nodes.max(1)).min(each.saturating_sub(1)).max(1);
+        let rest = each.checked_sub(data)?;
+        Some(Self { data, told: rest > 0, prefixed: rest.saturating_sub(1) })
+    }
+
+    /// How many that are while there are so many prefixes.
+    pub(super) fn open(self, prefixes: usize) -> usize {
+        let prefixed = if self.told { self.prefixed.min(prefixes) } else { 0 };
+        self.data + usize::from(self.told) + prefixed
+    }
+
+    /// How many that can become.
+    pub(super) fn all(self) -> usize {
+        self.data + usize::from(self.told) + if self.told { self.prefixed } else { 0 }
+    }
+}
+
+/// A node of the cluster.
+pub(super) struct Node {
+    target: Arc<RedisTarget>,
+    /// What scans call it: no other node of this client has it while this one is known.
+    pub(super) number: u16,
+    pub(super) share: Share,
+    links: Vec<Link>,
+    told: Option<Told>,
+    born: Instant,
+    // When a node without slots was asked last, in milliseconds since `born`.
+    asked: AtomicU64,
+}
+
+impl Node {
+    pub(super) fn new(
+        target: Arc<RedisTarget>,
+        number: u16,
+        share: Share,
+        patience: Duration,
+        sinks: &Arc<Sinks>,
+    ) -> Self {
+        let links =
+            (0..share.data).map(|_| Link::new(Arc::clone(&target), patience, None)).collect();
+        let told = share.told.then(|| {
+            Told::telling(Arc::clone(sinks), Arc::clone(&target), patience, share.prefixed)
+        });
+        Self { target, number, share, links, told, born: Instant::now(), asked: AtomicU64::new(0) }
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.target.address
+    }
+
+    /// The connection of a lane that tells of changes.
+    pub(super) fn teller(&self, lane: &Lane) -> Option<Link> {
+        self.told.as_ref()?.link(lane)
+    }
+
+    /// As [`Store::broadcast`](crate::store::Store::broadcast).
+    pub(super) fn broadcast(&self, prefix: &Arc<str>) -> Result<()> {
+        self.told.as_ref().map_or(Ok(()), |told| told.broadcast(prefix))
+    }
+
+    /// Whether it tells of changes at the moment.
+    pub(super) fn tells(&self) -> bool {
+        self.told.as_ref().is_some_and(Told::is_up)
+    }
+
+    /// A slot of it is another's: what it vouched for is void.
+    pub(super) fn moved(&self) {
+        if let Some(told) = &self.told {
+            told.moved();
+        }
+    }
+
+    /// One of those for data, by chance: a turn would be kept where all threads write.
+    fn any(&self) -> &Link {
+        match &self.links[..] {
+            [link] => link,
+            several => &several[fastrand::usize(..several.len())],
+        }
+    }
+
+    /// A connection for data that is up.
+    pub(super) fn current(&self) -> Option<(&Link, Live)> {
+        let link = self.any();
+        if let Some(live) = link.current() {
+            return Some((link, live));
+        }
+        let found = self.links.iter().find_map(|link| Some((link, link.current()?)))?;
+        link.dial();
+        Some(found)
+    }
+
+    /// A connection for data, waiting for it until `end` if none is up.
+    pub(super) async fn data(&self, end: Instant) -> Result<(&Link, Live)> {
+        if let Some(found) = self.current() {
+            return Ok(found);
+        }
+        let link = self.any();
+        Ok((link, link.get(Some(end)).await?))
+    }
+
+    /// It serves something although no slot is its own yet.
+    pub(super) fn lend(&self) {
+        let millis = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.asked.store(millis.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Whether it did so within `time`.
+    pub(super) fn lent_within(&self, time: Duration) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        asked > 0 && self.born.elapsed() < Duration::from_millis(asked) + time
+    }
+
+    pub(super) fn close(&self) {
+        self.links.iter().for_each(Link::close);
+        if let Some(told) = &self.told {
+            told.close();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_split_and_the_bound_is_kept() {
+        let of = |nodes, connections, most| {
+            Share::of(nodes, connections, most)
+                .map(|share| (share.data, share.told, share.prefixed))
+        };
+        assert_eq!(of(3, 2, usize::MAX).map(|(data, told, _)| (data, told)), Some((1, true)));
+        assert_eq!(of(3, 12, usize::MAX).map(|(data, _, _)| data), Some(4));
+        assert_eq!(of(3, 12, 9), Some((2, true, 0)));
+        assert_eq!(of(3, 2, 9), Some((1, true, 1)));
+        assert_eq!(of(3, 2, 5), Some((1, false, 0)));
+        assert_eq!(of(3, 2, 2), None);
+        for nodes in 1..6 {
+            for most in 1..40 {
+                let share = Share::of(nodes, 7, most);
+                assert_eq!(share.is_none(), most < nodes);
+                assert!(share.is_none_or(|share| share.all() * nodes <= most));
+            }
+        }
+    }
+}

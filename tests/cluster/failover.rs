@@ -1,0 +1,228 @@
+//! P12: a replica takes over, on request and after its primary was killed or stopped. Calls are back soon after; what was
+//! acknowledged and is gone all the same is counted, since replication does not wait.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use larder::testing::RedisCluster;
+use larder::{CacheClient, Direction, Error, ErrorKind, Outcome};
+use tokio::task::JoinSet;
+
+use super::{alone, ms, times, until};
+
+const WRITERS: usize = 8;
+const DEADLINE: Duration = Duration::from_millis(500);
+
+/// Lists on the node that fails, and one on another.
+const LISTS: [&str; 2] = ["a:2", "a:3"];
+
+#[derive(Default)]
+struct Tally {
+    acked: Vec<(Instant, String)>,
+    failed: Vec<(String, Error)>,
+}
+
+struct Load {
+    over: Arc<AtomicBool>,
+    tally: Arc<Mutex<Tally>>,
+    writers: JoinSet<()>,
+}
+
+impl Load {
+    fn start(cache: &CacheClient, list: &str) -> Self {
+        let (over, tally) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Tally>>::default());
+        let mut writers = JoinSet::new();
+        for writer in 0..WRITERS {
+            let (cache, over, tally) = (cache.clone(), Arc::clone(&over), Arc::clone(&tally));
+            let list = list.to_owned();
+            writers.spawn(async move {
+                for number in 0_u64.. {
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let id = format!("{writer}-{number}");
+                    let pushed = cache.push_to_list(&list, &id, Direction::Right).await;
+                    match pushed {
+                        Ok(_) => tally.lock().unwrap().acked.push((Instant::now(), id)),
+                        Err(error) => tally.lock().unwrap().failed.push((id, error)),
+                    }
+                    // As a caller paces itself; the gap is measured in milliseconds.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+        }
+        Self { over, tally, writers }
+    }
+
+    fn acked(&self) -> usize {
+        self.tally.lock().unwrap().acked.len()
+    }
+
+    /// Waits for more acknowledgements.
+    async fn works(&self) {
+        let before = self.acked();
+        until("calls are acknowledged", async || self.acked() >= before + 50).await;
+    }
+
+    /// When the first call was acknowledged after a moment.
+    async fn resumed(&self, after: Instant) -> Duration {
+        let mut first = None;
+        until("calls are acknowledged again", async || {
+            let tally = self.tally.lock().unwrap();
+            first = tally.acked.iter().map(|(at, _)| *at).filter(|at| *at > after).min();
+            first.is_some()
+        })
+        .await;
+        first.unwrap().duration_since(after)
+    }
+
+    async fn end(self) -> Tally {
+        self.over.store(true, Ordering::Relaxed);
+        self.writers.join_all().await;
+        std::mem::take(&mut *self.tally.lock().unwrap())
+    }
+}
+
+#[derive(Default)]
+struct Figures {
+    resumed: Vec<Duration>,
+    acked: usize,
+    lost: usize,
+    doubled: usize,
+    read_only: usize,
+    kinds: HashMap<(ErrorKind, Outcome), usize>,
+    applied_although_refused: usize,
+}
+
+impl Figures {
+    /// Counts what became of the pushes of a round.
+    async fn count(&mut self, cache: &CacheClient, list: &str, tally: Tally) {
+        let found = cache.get_list(list).await.unwrap();
+        let there: HashSet<&String> = found.iter().collect();
+        self.acked += tally.acked.len();
+        self.lost += tally.acked.iter().filter(|(_, id)| !there.contains(id)).count();
+        self.doubled += found.len() - there.len();
+        for (id, error) in &tally.failed {
+            *self.kinds.entry((error.kind(), error.outcome())).or_default() += 1;
+            self.read_only += usize::from(error.kind() == ErrorKind::ReadOnly);
+            let refused = matches!(error.outcome(), Outcome::NotSent | Outcome::Rejected);
+            self.applied_although_refused += usize::from(refused && there.contains(id));
+        }
+    }
+
+    fn print(&mut self, what: &str) {
+        self.resumed.sort_unstable();
+        println!(
+            "P12 cluster: {what}, {} times: resumed {:.0} / {:.0} ms (p50/max) after the promotion; READONLY seen {}; {} \
+             pushes acked, {} acked but lost, {} doubled; errors {:?}",
+            self.resumed.len(),
+            ms(self.resumed[self.resumed.len() / 2]),
+            ms(*self.resumed.last().unwrap()),
+            self.read_only,
+            self.acked,
+            self.lost,
+            self.doubled,
+            self.kinds
+        );
+        assert!(*self.resumed.last().unwrap() < Duration::from_secs(2), "{:?}", self.resumed);
+        assert_eq!((self.read_only, self.doubled, self.applied_although_refused), (0, 0, 0));
+    }
+}
+
+fn client(cluster: &RedisCluster) -> CacheClient {
+    CacheClient::builder().url(cluster.url()).deadline(DEADLINE).build().unwrap()
+}
+
+/// The replica of a primary, or the other way round: nodes are started in that order.
+fn partner(at: usize) -> usize {
+    (at + 3) % 6
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_asked_to_takes_over_without_a_gap() {
+    let _turn = alone().await;
+    let cluster = RedisCluster::start().await;
+    let cache = client(&cluster);
+    let list = LISTS[0];
+    let mut figures = Figures::default();
+    let load = Load::start(&cache, list);
+    for _ in 0..times(30).max(3) {
+        load.works().await;
+        let replica = partner(cluster.owner(RedisCluster::slot(list)).await);
+        until("the replica is up to date", async || {
+            cluster.nodes()[replica].info("master_link_status").await == "up"
+        })
+        .await;
+        cluster.fail_over_to(replica).await;
+        figures.resumed.push(load.resumed(Instant::now()).await);
+    }
+    let tally = load.end().await;
+    figures.count(&cache, list, tally).await;
+    figures.print("CLUSTER FAILOVER");
+    assert_eq!(figures.lost, 0, "a failover on request loses nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_back_after_a_primary_was_killed() {
+    let _turn = alone().await;
+    let mut cluster = RedisCluster::start().await;
+    let cache = client(&cluster);
+    let mut figures = Figures::default();
+    for round in 0..times(20).max(2) {
+        // A list of its own each, of the same node or another.
+        let list = format!("{}:{round}", LISTS[round as usize % 2]);
+        let load = Load::start(&cache, &list);
+        load.works().await;
+        let primary = cluster.owner(RedisCluster::slot(&list)).await;
+        let replica = partner(primary);
+        cluster.kill(primary).await;
+        cluster.is_primary(replica).await;
+        figures.resumed.push(load.resumed(Instant::now()).await);
+        load.works().await;
+        // The other nodes were not concerned; and the client need not be told of the node that comes back.
+        cluster.restart(primary).await;
+        until("the old primary follows", async || {
+            cluster.nodes()[primary].info("role").await == "slave"
+                && cluster.nodes()[primary].info("master_link_status").await == "up"
+        })
+        .await;
+        cluster.owner(RedisCluster::slot(&list)).await;
+        load.works().await;
+        let tally = load.end().await;
+        figures.count(&cache, &list, tally).await;
+    }
+    figures.print("a primary killed");
+    assert!(!figures.kinds.is_empty(), "nobody noticed that a primary was gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_was_stopped_and_comes_back_as_one_is_not_written_to() {
+    let _turn = alone().await;
+    let cluster = RedisCluster::start().await;
+    let cache = client(&cluster);
+    let mut figures = Figures::default();
+    for round in 0..times(20).max(2) {
+        let list = format!("{}:{round}", LISTS[round as usize % 2]);
+        let load = Load::start(&cache, &list);
+        load.works().await;
+        let primary = cluster.owner(RedisCluster::slot(&list)).await;
+        let replica = partner(primary);
+        // Connections stay open, and nothing is answered.
+        cluster.nodes()[primary].pause().await;
+        cluster.is_primary(replica).await;
+        figures.resumed.push(load.resumed(Instant::now()).await);
+        load.works().await;
+        cluster.nodes()[primary].resume().await;
+        load.works().await;
+        until("the old primary follows", async || {
+            cluster.nodes()[primary].info("role").await == "slave"
+                && cluster.nodes()[primary].info("master_link_status").await == "up"
+        })
+        .await;
+        let tally = load.end().await;
+        figures.count(&cache, &list, tally).await;
+    }
+    figures.print("a primary stopped and continued");
+}
