@@ -451,6 +451,12 @@ fn servers<'a>(
         None => ("", parts.authority),
     };
     let credentials = credentials(userinfo, mistakes);
+    if several && userinfo.split(':').next().is_some_and(|username| username.contains(',')) {
+        mistakes.add(
+            "a comma stands before the user; user and password stand once, in front of all hosts (a comma in \
+             the username is %2C)",
+        );
+    }
     let hosts: Vec<&str> =
         if several { host_and_port.split(',').collect() } else { vec![host_and_port] };
     // Each is looked at, so that the mistakes of all are named.

@@ -258,10 +258,7 @@ impl RedisStore {
                 Ok(Session::new(live.connection))
             }
             Source::Injected { provider, .. } => provider.session().await,
-            Source::Cluster(_) => Err(Error::new(
-                ErrorKind::Unsupported,
-                "a cluster has no session that reaches all of its keys; use the cluster connection of the redis crate",
-            )),
+            Source::Cluster(_) => Err(no_one_session()),
         }
     }
 }
@@ -282,6 +279,13 @@ impl fmt::Debug for RedisStore {
 
 impl Store for RedisStore {
     fn run(&self, batch: Batch) -> BoxFuture<'_, Result<Replies>> {
+        // A future of its own, so that calls to a single server do not carry its room.
+        if let Source::Cluster(cluster) = &*self.0 {
+            return Box::pin(async move {
+                runtime::check("a Redis store")?;
+                cluster.run(&batch).await
+            });
+        }
         Box::pin(async move {
             runtime::check("a Redis store")?;
             let Reached { link, mut live, vouch } = match self.at_once(&batch) {
@@ -292,7 +296,6 @@ impl Store for RedisStore {
                     Way::Injected(mut session) => {
                         return Box::pin(send(&batch, &mut session)).await;
                     }
-                    Way::Cluster(cluster) => return Box::pin(cluster.run(&batch)).await,
                 },
             };
             // In this function, and the request borrowed: as a function of its own that is called from two places,
@@ -363,6 +366,14 @@ impl Store for RedisStore {
     }
 }
 
+/// No connection is that of a whole cluster.
+fn no_one_session() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "a cluster has no session that reaches all of its keys; use the cluster connection of the redis crate",
+    )
+}
+
 /// A connection of its own that a batch goes over.
 struct Reached<'a> {
     link: MaybeOwned<'a>,
@@ -399,7 +410,6 @@ impl std::ops::Deref for MaybeOwned<'_> {
 enum Way<'a> {
     Own(Reached<'a>),
     Injected(Session),
-    Cluster(&'a Arc<Cluster>),
 }
 
 impl RedisStore {
@@ -430,7 +440,8 @@ impl RedisStore {
             (None, Source::Injected { provider, .. }) => {
                 return Ok(Way::Injected(provider.session().await?));
             }
-            (None, Source::Cluster(cluster)) => return Ok(Way::Cluster(cluster)),
+            // Its batches went their own way before.
+            (None, Source::Cluster(_)) => return Err(no_one_session()),
         };
         Ok(Way::Own(match found {
             Ok(reached) => reached,

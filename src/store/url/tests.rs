@@ -187,7 +187,7 @@ fn a_cluster_is_named_by_some_of_its_nodes() {
         ("redis+cluster://", "host is empty"),
         ("redis+cluster://h1:0,h!2", "port"),
         ("redis+cluster://h1:0,h!2", "no host name"),
-        ("redis+cluster://h1,u:s3cr3t@h2", "more than one"),
+        ("redis+cluster://h1,u:s3cr3t@h2", "stand once"),
         ("redis+cluster://h?db=1", "unknown"),
         ("redis://h1,h2", "no host name"),
     ] {
