@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{join_all, pending, select_all};
+use futures_util::future::{Either, join_all, pending, select, select_all};
 use redis::{PushKind, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -214,12 +214,9 @@ async fn listen_to(
         let dialled = tokio::time::timeout(PAUSE, dial::subscribed(sentinel, SWITCHED, hook)).await;
         if let Ok(Ok(dial::Dialled { connection, mut driver, .. })) = dialled {
             loop {
-                let over = tokio::select! {
-                    () = &mut driver => true,
-                    () = told.notified() => false,
-                    // Whether anybody still wants to know.
-                    () = tokio::time::sleep(SHUNNED_FOR) => false,
-                };
+                // Now and then, whether anybody still wants to know.
+                let woken = std::pin::pin!(tokio::time::timeout(SHUNNED_FOR, told.notified()));
+                let over = matches!(select(&mut driver, woken).await, Either::Left(_));
                 let new = std::mem::take(
                     &mut *messages.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
                 );
