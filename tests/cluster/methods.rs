@@ -235,7 +235,7 @@ async fn locks_exclude_and_count_on_every_node() {
     assert!(clients[1].release_lock("lock:plain", &plain).await.unwrap());
     // One that waits for a copy, on every node.
     for name in 0..9 {
-        let lock = clients[0].lock(format!("copied:{name}")).replicas(1, Duration::from_secs(5));
+        let lock = clients[0].lock(format!("copied:{name}")).replicas(1, Duration::from_secs(3));
         assert!(lock.acquire().await.unwrap().release().await.unwrap());
     }
     println!(
