@@ -314,7 +314,12 @@ pub(crate) async fn namespaces(cache: &CacheClient, peer: &mut Peer, tally: &mut
         let found = products.get(&at).await.unwrap();
         tally.same("namespace.get", found.as_deref(), Some(&one));
         products.set(&at, &one).await.unwrap();
-        tally.same("namespace.set", peer.get(&key).await, there);
+        tally.same("namespace.set", peer.get(&key).await, there.clone());
+        let fenced = async |token| products.fenced_set(&at, &one, token).await.unwrap();
+        tally.same("namespace.fenced_set", (fenced(7).await, fenced(6).await), (true, false));
+        tally.same("namespace.fenced_set", peer.get(&key).await, there);
+        let mark = peer.get(&format!("larder:fenced:{{{key}}}")).await;
+        tally.same("namespace.fenced_set", mark, Some("7".into()));
         tally.holds("namespace.ttl", matches!(products.ttl(&at).await, Ok(Ttl::Remaining(_))));
         let left = peer.call("ttl", vec![key.as_str().into()]).await;
         tally.holds("namespace.set", (59..=60).contains(&number(&left)));
