@@ -8,6 +8,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// 2^43 ms leaves room for its clock until the year 2248.
 const MAX_MILLIS: u128 = (i64::MAX - (1 << 43)) as u128;
 
+/// What has no end is looked at again after so long, if nobody tells of it before.
+const ENDLESS: Duration = Duration::from_secs(3600);
+
 /// The remaining time of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ttl {
@@ -36,6 +39,16 @@ impl Ttl {
         match self {
             Self::Remaining(left) => Some(*left),
             _ => None,
+        }
+    }
+
+    /// How long a lock or a lease with this remaining time keeps others out, unless it is renewed: an hour if another program
+    /// took it without an end, which is looked at again then.
+    pub(crate) fn keeps_out(self) -> Duration {
+        match self {
+            Self::Remaining(time) => time,
+            Self::Missing => Duration::ZERO,
+            Self::Persistent => ENDLESS,
         }
     }
 

@@ -142,8 +142,7 @@ impl Builder {
     }
 
     /// Settings of TLS for a URL `rediss://` or `rediss+cluster://`; what the URL itself says of certificates is not used
-    /// then. Defaults to the roots
-    /// of the operating system.
+    /// then. Defaults to the roots of the operating system.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);

@@ -218,8 +218,7 @@ impl LockBuilder {
             ));
         }
         match self.most {
-            Some(u32::MAX) | None => {}
-            Some(most @ 1..=MOST_HOLDERS) => _ = most,
+            None | Some(1..=MOST_HOLDERS | u32::MAX) => {}
             Some(most) => {
                 mistakes.push(format!("{most} permits; there are from 1 to {MOST_HOLDERS}"));
             }

@@ -61,17 +61,9 @@ pub enum Locked {
     },
 }
 
-/// A lock that another program took without an end is looked at again after so long, if nobody tells of it before.
-const ENDLESS: Duration = Duration::from_secs(3600);
-
 impl Locked {
     /// Somebody else's lock, by what remains of it.
     pub fn held(ttl: Ttl) -> Self {
-        let remaining = match ttl {
-            Ttl::Remaining(time) => time,
-            Ttl::Missing => Duration::ZERO,
-            Ttl::Persistent => ENDLESS,
-        };
-        Self::Held { remaining }
+        Self::Held { remaining: ttl.keeps_out() }
     }
 }

@@ -8,18 +8,14 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::SecretString;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
-use super::AnyCredentials;
 #[cfg(feature = "tls")]
-use super::tls::{Connector, Tls};
+use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The port of a server that names none.
@@ -60,85 +56,6 @@ pub(crate) enum Target {
     Cluster { seeds: Vec<Address>, target: Box<RedisTarget> },
 }
 
-/// A Redis or Valkey server, and who we are there. `Debug` hides the credentials.
-pub(crate) struct RedisTarget {
-    pub(crate) address: Address,
-    pub(crate) username: Option<String>,
-    pub(crate) password: Option<SecretString>,
-    pub(crate) db: i64,
-    pub(crate) options: UrlOptions,
-    /// Gives other credentials than those above, for each connection.
-    pub(crate) credentials: Option<Arc<dyn AnyCredentials>>,
-    /// The settings of TLS, if it is to be used.
-    #[cfg(feature = "tls")]
-    pub(crate) tls: Option<Tls>,
-    /// What they come to.
-    #[cfg(feature = "tls")]
-    pub(crate) connector: Option<Connector>,
-}
-
-impl RedisTarget {
-    fn new(
-        address: Address,
-        (username, password): Credentials,
-        db: i64,
-        options: UrlOptions,
-    ) -> Self {
-        Self {
-            address,
-            username,
-            password,
-            db,
-            options,
-            credentials: None,
-            #[cfg(feature = "tls")]
-            tls: None,
-            #[cfg(feature = "tls")]
-            connector: None,
-        }
-    }
-
-    /// The same at another address. Over TLS its certificate has to be good for that host.
-    ///
-    /// # Errors
-    /// A host that no certificate can be good for.
-    pub(crate) fn at(&self, address: &Address) -> Result<Self> {
-        Ok(Self {
-            address: address.clone(),
-            username: self.username.clone(),
-            password: self.password.clone(),
-            db: self.db,
-            options: self.options.clone(),
-            credentials: self.credentials.clone(),
-            #[cfg(feature = "tls")]
-            tls: self.tls.clone(),
-            #[cfg(feature = "tls")]
-            connector: match (&self.connector, address) {
-                (Some(connector), Address::Tcp { host, .. }) => Some(connector.at(host)?),
-                _ => None,
-            },
-        })
-    }
-
-    /// Reads the files that TLS needs, if it is to be used. To be called before anything is connected.
-    ///
-    /// # Errors
-    /// Every mistake.
-    #[cfg(feature = "tls")]
-    pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
-        if let (Some(tls), Address::Tcp { host, .. }) = (&self.tls, &self.address) {
-            self.connector = Some(tls.connector(host)?);
-        }
-        Ok(())
-    }
-
-    /// Without the feature `tls` no URL asks for it.
-    #[cfg(not(feature = "tls"))]
-    pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
-        Ok(())
-    }
-}
-
 /// Where a server listens. `Display` is `host:port`, `[v6]:port` or `unix:path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
@@ -148,73 +65,6 @@ pub(crate) enum Address {
     Unix(PathBuf),
     /// Where sentinels say that the primary is.
     Sentinels(Arc<Sentinels>),
-}
-
-/// A group of sentinels, and the name of the primary that they watch.
-pub(crate) struct Sentinels {
-    /// Each as a server of its own, with the credentials that it wants.
-    pub(crate) targets: Vec<Arc<RedisTarget>>,
-    pub(crate) primary: String,
-    /// The primary that was replaced last, and when they said so.
-    pub(crate) replaced: watch::Sender<Option<(Address, Instant)>>,
-    /// The task that listens to them.
-    listening: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Sentinels {
-    fn new(targets: Vec<Arc<RedisTarget>>, primary: String) -> Self {
-        Self { targets, primary, replaced: watch::Sender::new(None), listening: Mutex::new(None) }
-    }
-
-    pub(crate) fn listening(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        // Nothing that can panic runs under this lock.
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Sentinels {
-    fn drop(&mut self) {
-        if let Some(task) = self.listening().take() {
-            task.abort();
-        }
-    }
-}
-
-impl Sentinels {
-    /// Who we are at the sentinels, whom the servers' credentials do not concern.
-    pub(crate) fn with_credentials(&mut self, credentials: &Arc<dyn AnyCredentials>) {
-        for target in &mut self.targets {
-            if let Some(target) = Arc::get_mut(target) {
-                target.credentials = Some(Arc::clone(credentials));
-            }
-        }
-    }
-}
-
-impl PartialEq for Sentinels {
-    fn eq(&self, other: &Self) -> bool {
-        let addresses = |one: &Self| -> Vec<String> {
-            one.targets.iter().map(|target| target.address.to_string()).collect()
-        };
-        self.primary == other.primary && addresses(self) == addresses(other)
-    }
-}
-
-impl Eq for Sentinels {}
-
-impl fmt::Debug for Sentinels {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl fmt::Display for Sentinels {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, target) in self.targets.iter().enumerate() {
-            write!(f, "{}{}", if at > 0 { "," } else { "" }, target.address)?;
-        }
-        write!(f, "/{}", self.primary)
-    }
 }
 
 /// The options behind the `?` of a Redis URL.
@@ -760,18 +610,6 @@ impl fmt::Display for Address {
     }
 }
 
-impl fmt::Debug for RedisTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisTarget")
-            .field("address", &self.address)
-            .field("username", &self.username.as_ref().map(|_| Hidden))
-            .field("password", &self.password.as_ref().map(|_| Hidden))
-            .field("db", &self.db)
-            .field("options", &self.options)
-            .finish()
-    }
-}
-
 /// Stands in `Debug` for what is not shown.
 pub(crate) struct Hidden;
 
@@ -780,6 +618,12 @@ impl fmt::Debug for Hidden {
         f.write_str("***")
     }
 }
+
+mod sentinels;
+mod target;
+
+pub(crate) use sentinels::Sentinels;
+pub(crate) use target::RedisTarget;
 
 #[cfg(test)]
 mod tests;

@@ -394,6 +394,6 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK).await; // polled, as said above
     }
 }

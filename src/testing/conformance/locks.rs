@@ -478,6 +478,7 @@ impl Patience {
 
     pub(super) async fn pause(&self) -> Checked {
         ensure(Instant::now() < self.0, || format!("it did not happen within {PATIENCE:?}"))?;
+        // Only so as not to flood the store while asking; the loop waits for the event.
         tokio::time::sleep(Duration::from_millis(1)).await;
         Ok(())
     }

@@ -1,0 +1,103 @@
+//! A server, and who we are there.
+
+use std::fmt;
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+use super::{Address, Hidden, UrlOptions};
+use crate::error::Result;
+use crate::store::AnyCredentials;
+#[cfg(feature = "tls")]
+use crate::store::tls::{Connector, Tls};
+
+/// A Redis or Valkey server, and who we are there. `Debug` hides the credentials.
+pub(crate) struct RedisTarget {
+    pub(crate) address: Address,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<SecretString>,
+    pub(crate) db: i64,
+    pub(crate) options: UrlOptions,
+    /// Gives other credentials than those above, for each connection.
+    pub(crate) credentials: Option<Arc<dyn AnyCredentials>>,
+    /// The settings of TLS, if it is to be used.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
+    /// What they come to.
+    #[cfg(feature = "tls")]
+    pub(crate) connector: Option<Connector>,
+}
+
+impl RedisTarget {
+    pub(super) fn new(
+        address: Address,
+        (username, password): super::Credentials,
+        db: i64,
+        options: UrlOptions,
+    ) -> Self {
+        Self {
+            address,
+            username,
+            password,
+            db,
+            options,
+            credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            connector: None,
+        }
+    }
+
+    /// The same at another address. Over TLS its certificate has to be good for that host.
+    ///
+    /// # Errors
+    /// A host that no certificate can be good for.
+    pub(crate) fn at(&self, address: &Address) -> Result<Self> {
+        Ok(Self {
+            address: address.clone(),
+            username: self.username.clone(),
+            password: self.password.clone(),
+            db: self.db,
+            options: self.options.clone(),
+            credentials: self.credentials.clone(),
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+            #[cfg(feature = "tls")]
+            connector: match (&self.connector, address) {
+                (Some(connector), Address::Tcp { host, .. }) => Some(connector.at(host)?),
+                _ => None,
+            },
+        })
+    }
+
+    /// Reads the files that TLS needs, if it is to be used. To be called before anything is connected.
+    ///
+    /// # Errors
+    /// Every mistake.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
+        if let (Some(tls), Address::Tcp { host, .. }) = (&self.tls, &self.address) {
+            self.connector = Some(tls.connector(host)?);
+        }
+        Ok(())
+    }
+
+    /// Without the feature `tls` no URL asks for it.
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RedisTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTarget")
+            .field("address", &self.address)
+            .field("username", &self.username.as_ref().map(|_| Hidden))
+            .field("password", &self.password.as_ref().map(|_| Hidden))
+            .field("db", &self.db)
+            .field("options", &self.options)
+            .finish()
+    }
+}
