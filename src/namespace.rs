@@ -368,7 +368,7 @@ where
         })
     }
 
-    /// How the last read of a value came to it, if it is remembered: the last few thousand keys are. Costs
+    /// How the last read of a value came to it, if it is remembered: about the last thousand keys of each thread are. Costs
     /// no round trip.
     pub fn explain(&self, key: &K) -> Option<ReadFrom> {
         self.client.explain(self.key_for("explain", key).ok()?)
@@ -409,13 +409,14 @@ where
         let now = Instant::now();
         with_key(&self.name, key, |key| {
             let hit = room.get::<T>(key, now)?;
+            let sight = hit.sight;
             match family.near_hit(hit, nothing_is_fit)? {
                 Seen::Fresh(answer) => {
-                    family.note(key, answer.from);
+                    family.note_sight(sight, answer.from);
                     Some(answer.value)
                 }
                 Seen::Due(answer) if !loads => {
-                    family.note(key, answer.from);
+                    family.note_sight(sight, answer.from);
                     Some(answer.value)
                 }
                 _ => None,

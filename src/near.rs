@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
+use quick_cache::OptionsBuilder;
 use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 use tokio::time::Instant;
 
-pub(crate) use self::entry::Life;
-use self::entry::{Clock, Entry, Name, Weight};
+pub(crate) use self::entry::{Clock, Hashes, Life};
+use self::entry::{Entry, Name, Sought, Weight};
 use self::marks::{Lock, Mark, Marks, Stripe};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -25,7 +25,7 @@ mod marks;
 /// The table makes room for entries of this size from the start, and grows if they are smaller.
 const BYTES_PER_EXPECTED_ENTRY: u64 = 2048;
 
-type Table = Cache<Name, Entry, Weight, DefaultHashBuilder>;
+type Table = Cache<Name, Entry, Weight, Hashes>;
 
 /// The near cache of a client.
 ///
@@ -40,6 +40,7 @@ pub(crate) struct Near<L: Lock<Stripe> = Mutex<Stripe>> {
 struct Common<L> {
     marks: Marks<L>,
     clock: Clock,
+    hashes: Hashes,
     max_bytes: u64,
     // What is left for the rooms without a budget of their own, and their table.
     left: Mutex<Left>,
@@ -73,6 +74,14 @@ pub(crate) struct Hit<T> {
     pub(crate) age: u64,
     /// For how many nanoseconds it is fresh; nothing for as long as it is near.
     pub(crate) fresh: Option<u64>,
+    pub(crate) sight: Sight,
+}
+
+/// Which key was looked at, by its hash, and when, by the cache's clock: for who writes down how it was read.
+#[derive(Clone, Copy)]
+pub(crate) struct Sight {
+    pub(crate) hash: u64,
+    pub(crate) at: u64,
 }
 
 /// A read in flight, whose answer may be kept unless its key changes before.
@@ -96,6 +105,7 @@ impl<L: Lock<Stripe>> Near<L> {
             shared: Arc::new(Common {
                 marks: Marks::new(),
                 clock: Clock::new(),
+                hashes: Hashes::default(),
                 max_bytes,
                 left: Mutex::new(Left { bytes: max_bytes, table: None }),
                 tables: RwLock::default(),
@@ -109,6 +119,11 @@ impl<L: Lock<Stripe>> Near<L> {
     /// Whether anything can be near.
     pub(crate) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// How keys are hashed, and the clock of what is seen.
+    pub(crate) fn senses(&self) -> (Hashes, Clock) {
+        (self.shared.hashes.clone(), self.shared.clock)
     }
 
     /// How many entries there are, and how many bytes they count. Some may be void, and go when they are come upon.
@@ -202,8 +217,8 @@ impl<L: Lock<Stripe>> Common<L> {
             .weight_capacity(max_bytes)
             .build()
             .expect("both numbers that the options need are given");
-        let hasher = DefaultHashBuilder::default();
-        let table = Cache::with_options(options, Weight, hasher, DefaultLifecycle::default());
+        let hashes = self.hashes.clone();
+        let table = Cache::with_options(options, Weight, hashes, DefaultLifecycle::default());
         let table = Arc::new(table);
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.push(Arc::clone(&table));
@@ -230,10 +245,16 @@ impl<L: Lock<Stripe>> Common<L> {
         }
     }
 
+    #[inline]
+    fn sought<'k>(&self, key: &'k [u8]) -> Sought<'k> {
+        Sought { hash: self.hashes.of(key), key }
+    }
+
     fn remove(&self, key: &[u8], cause: Cause) {
+        let sought = self.sought(key);
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         for table in tables.iter() {
-            if let Some((_, entry)) = table.remove(key) {
+            if let Some((_, entry)) = table.remove(&sought) {
                 self.left_for(&entry, cause);
             }
         }
@@ -252,10 +273,11 @@ impl<L: Lock<Stripe>> Drop for Writing<'_, L> {
 impl<L: Lock<Stripe>> Room<L> {
     /// A value that is near, if it still holds. One lookup, one look at the vouch, and the caller's `now`.
     pub(crate) fn get<T: Send + Sync + 'static>(&self, key: &[u8], now: Instant) -> Option<Hit<T>> {
-        let entry = self.table.get(key)?;
+        let sought = self.shared.sought(key);
+        let entry = self.table.get(&sought)?;
         let now = self.shared.clock.at(now);
         if !entry.vouch().holds() || now >= entry.expires {
-            self.forget(key, &entry);
+            self.forget(&sought, &entry);
             return None;
         }
         let (age, fresh) = entry.times(now);
@@ -264,7 +286,7 @@ impl<L: Lock<Stripe>> Room<L> {
             Some(value) => Some(value.downcast().ok()?),
             None => None,
         };
-        Some(Hit { value, age, fresh })
+        Some(Hit { value, age, fresh, sight: Sight { hash: sought.hash, at: now } })
     }
 
     /// Marks a read that is about to be sent.
@@ -278,7 +300,7 @@ impl<L: Lock<Stripe>> Room<L> {
     }
 
     #[cold]
-    fn forget(&self, key: &[u8], entry: &Entry) {
+    fn forget(&self, key: &Sought<'_>, entry: &Entry) {
         let cause = if entry.vouch().holds() {
             Cause::Expired
         } else if self.shared.flushed.load(Ordering::Relaxed) {

@@ -2,13 +2,12 @@
 //! is one lookup, and what it costs is memory that is not in the processor's caches.
 
 use std::any::Any;
-use std::borrow::Borrow;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use quick_cache::Weighter;
+use quick_cache::{DefaultHashBuilder, Equivalent, Weighter};
 use tokio::time::Instant;
 
 use crate::op::Vouch;
@@ -47,13 +46,6 @@ impl Name {
     }
 }
 
-impl Borrow<[u8]> for Name {
-    #[inline]
-    fn borrow(&self) -> &[u8] {
-        self.bytes()
-    }
-}
-
 impl PartialEq for Name {
     fn eq(&self, other: &Self) -> bool {
         self.bytes() == other.bytes()
@@ -64,7 +56,73 @@ impl Eq for Name {}
 
 impl Hash for Name {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.bytes().hash(state);
+        state.write(self.bytes());
+    }
+}
+
+/// A key that is looked for, with its hash: it is hashed once for all that is done with it.
+pub(super) struct Sought<'a> {
+    pub(super) hash: u64,
+    pub(super) key: &'a [u8],
+}
+
+impl Hash for Sought<'_> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl Equivalent<Name> for Sought<'_> {
+    #[inline]
+    fn equivalent(&self, name: &Name) -> bool {
+        self.key == name.bytes()
+    }
+}
+
+/// Hashes keys, by a seed of its own.
+#[derive(Clone, Default)]
+pub(crate) struct Hashes(DefaultHashBuilder);
+
+impl Hashes {
+    #[inline]
+    pub(crate) fn of(&self, key: &[u8]) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write(key);
+        hasher.finish()
+    }
+}
+
+impl BuildHasher for Hashes {
+    type Hasher = KeyHasher;
+
+    #[inline]
+    fn build_hasher(&self) -> KeyHasher {
+        KeyHasher { bytes: self.0.build_hasher(), hash: 0 }
+    }
+}
+
+/// Hashes the bytes of a key, or takes the hash of one that was hashed before.
+pub(crate) struct KeyHasher {
+    bytes: <DefaultHashBuilder as BuildHasher>::Hasher,
+    hash: u64,
+}
+
+impl Hasher for KeyHasher {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        self.bytes.write(bytes);
+        self.hash = self.bytes.finish();
+    }
+
+    #[inline]
+    fn write_u64(&mut self, hash: u64) {
+        self.hash = hash;
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.hash
     }
 }
 
@@ -193,15 +251,15 @@ impl Size {
 
 /// Counts the nanoseconds since the cache was made.
 #[derive(Clone, Copy)]
-pub(super) struct Clock(Instant);
+pub(crate) struct Clock(Instant);
 
 impl Clock {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Instant::now())
     }
 
     #[inline]
-    pub(super) fn at(self, time: Instant) -> u64 {
+    pub(crate) fn at(self, time: Instant) -> u64 {
         u64::try_from(time.saturating_duration_since(self.0).as_nanos()).unwrap_or(u64::MAX)
     }
 }
@@ -267,17 +325,18 @@ mod tests {
 
     #[test]
     fn names_of_every_length_are_found_by_their_bytes() {
-        let hash = |one: &dyn Fn(&mut std::hash::DefaultHasher)| {
-            let mut hasher = std::hash::DefaultHasher::new();
-            one(&mut hasher);
-            hasher.finish()
-        };
+        let hashes = Hashes::default();
         for len in 1..40_u8 {
             let key: Vec<u8> = (0..len).collect();
             let name = Name::new(&key);
-            assert_eq!(Borrow::<[u8]>::borrow(&name), key);
+            assert_eq!(name.bytes(), key);
             assert!(name == Name::new(&key) && name != Name::new(&key[1..]));
-            assert_eq!(hash(&|to| name.hash(to)), hash(&|to| key[..].hash(to)));
+            let sought = Sought { hash: hashes.of(&key), key: &key };
+            assert!(sought.equivalent(&name) && !sought.equivalent(&Name::new(&key[1..])));
+            assert_eq!(
+                (hashes.hash_one(&name), hashes.hash_one(&sought)),
+                (sought.hash, sought.hash)
+            );
         }
     }
 

@@ -13,8 +13,8 @@ mod locks;
 mod reads;
 mod table;
 
-use cells::{Place, Striped};
-pub(crate) use cells::{place, stripes};
+use cells::Striped;
+pub(crate) use cells::{Place, place, stripes};
 use histogram::Histogram;
 pub use histogram::Latency;
 pub use locks::LockStats;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Latency;
-use super::cells::{Striped, place};
+use super::cells::{Place, Striped, place};
 use super::histogram::Histogram;
 
 /// An event of the read path; [`ReadStats`] says what each means.
@@ -113,12 +113,18 @@ impl ReadRecorder {
 
     #[inline]
     pub(crate) fn count(&self, event: Read) {
-        self.add(event as usize);
+        self.count_at(place(), event);
+    }
+
+    /// As [`count`](Self::count), for who has asked where this thread counts.
+    #[inline]
+    pub(crate) fn count_at(&self, place: Place, event: Read) {
+        self.add(place, event as usize);
     }
 
     /// Counts an entry that left the near cache.
     pub(crate) fn invalidated(&self, cause: Cause) {
-        self.add(METRICS.len() + cause as usize);
+        self.add(place(), METRICS.len() + cause as usize);
     }
 
     /// How old the value is that was served, in nanoseconds.
@@ -151,8 +157,8 @@ impl ReadRecorder {
     }
 
     #[inline]
-    fn add(&self, counter: usize) {
-        self.counters.add(place(), counter, 1);
+    fn add(&self, place: Place, counter: usize) {
+        self.counters.add(place, counter, 1);
         self.seen().counters[counter].increment(1);
     }
 

@@ -145,8 +145,8 @@ impl CacheClient {
         family.many(&keys, &mut source).await
     }
 
-    /// How the last read of a key by this client came to its value; the last few thousand keys are
-    /// remembered. Costs no round trip.
+    /// How the last read of a key by this client came to its value; about the last thousand keys
+    /// of each thread are remembered. Costs no round trip.
     pub fn explain(&self, key: impl AsRef<[u8]>) -> Option<ReadFrom> {
         self.settled().ok()?.path().recent.look(key.as_ref())
     }

@@ -43,6 +43,7 @@ impl ReadPath {
         recorder: Arc<Recorder>,
         max_loads: usize,
     ) -> Self {
+        let recent = Recent::new(coherence.near.senses());
         Self {
             store,
             told,
@@ -50,7 +51,7 @@ impl ReadPath {
             wakeups,
             loads: Semaphore::new(max_loads.min(Semaphore::MAX_PERMITS)),
             breaker: Breaker::default(),
-            recent: Recent::default(),
+            recent,
             recorder,
             rooms: Mutex::default(),
         }

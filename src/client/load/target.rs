@@ -15,9 +15,9 @@ use crate::codec::{Shape, decode_json, encode_json};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Terms;
-use crate::near::{Life, Reading, Room};
+use crate::near::{Life, Reading, Room, Sight};
 use crate::op::{Batch, Fetched, Lane, Op, Vouch};
-use crate::stats::{Read, ReadRecorder};
+use crate::stats::{Read, ReadRecorder, place};
 use crate::ttl::{Expiry, Ttl};
 
 /// How the keys of a family are read. Cheap to clone, so that a load can outlive its caller.
@@ -218,16 +218,23 @@ impl Family {
         Ok((value, expiry))
     }
 
-    #[inline]
+    /// Counts how a key was read, for the statistics and for `explain`.
     pub(crate) fn note(&self, key: &[u8], from: ReadFrom) {
+        self.note_sight(self.path.recent.sight(key), from);
+    }
+
+    /// As [`note`](Self::note), of a key that was hashed already.
+    #[inline]
+    pub(crate) fn note_sight(&self, sight: Sight, from: ReadFrom) {
         let read = match from {
             ReadFrom::Near => Read::NearHit,
             ReadFrom::Shared => Read::SharedHit,
             ReadFrom::Stale => Read::StaleHit,
             ReadFrom::Missing | ReadFrom::Loaded | ReadFrom::Waited => Read::Miss,
         };
-        self.reads.count(read);
-        self.path.recent.note(key, from);
+        let place = place();
+        self.reads.count_at(place, read);
+        self.path.recent.note(place, sight, from);
     }
 }
 
