@@ -23,8 +23,8 @@ use super::link::{Link, Live};
 use super::track::Sinks;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Lane, Replies, Vouch};
-use crate::store::InvalidationSink;
 use crate::store::url::{Address, RedisTarget};
+use crate::store::{Backlog, InvalidationSink};
 
 mod known;
 mod learn;
@@ -241,7 +241,7 @@ impl Cluster {
             Err(error) => return Sent::Down(error.with_outcome(Outcome::NotSent)),
         };
         let unanswered = Unanswered { cluster: self, answered: false };
-        let asked = link.asked(&live.pulse, Instant::now());
+        let asked = link.asked(&live.pulse, Instant::now(), group.request.bytes());
         batch.mark_sent();
         let answers = match &group.request {
             Packed::One(command) => {
@@ -332,6 +332,11 @@ impl Cluster {
     pub(super) fn address(&self) -> String {
         let seeds: Vec<String> = self.seeds.iter().map(Address::to_string).collect();
         seeds.join(",")
+    }
+
+    /// What calls that were given up have left in the queues of its connections.
+    pub(super) fn backlog(&self) -> Arc<Backlog> {
+        Arc::clone(&self.template.backlog)
     }
 
     /// Whether changes may be told: not if there is a single connection.

@@ -10,6 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::behind::Behind;
+use crate::store::Backlog;
+
 /// A write of this many bytes is worth its system call as it is.
 const ENOUGH: usize = 4096;
 
@@ -20,20 +23,26 @@ pub(super) struct Pulse {
     born: Instant,
     // When the first call was sent since one was answered, in milliseconds since `born`; 0 if none was.
     asked: AtomicU64,
-}
-
-impl Default for Pulse {
-    fn default() -> Self {
-        Self { ended: AtomicBool::new(false), born: Instant::now(), asked: AtomicU64::new(0) }
-    }
+    /// What calls that were given up left in the driver's queue.
+    pub(super) behind: Behind,
 }
 
 impl Pulse {
     /// Who holds a pulse besides calls: the link, the driver's task and the stream.
     const KEPT: usize = 3;
 
+    pub(super) fn new(backlog: Arc<Backlog>) -> Self {
+        Self {
+            ended: AtomicBool::new(false),
+            born: Instant::now(),
+            asked: AtomicU64::new(0),
+            behind: Behind::new(backlog),
+        }
+    }
+
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.behind.end();
     }
 
     /// A call is sent at about `moment`.
@@ -61,6 +70,11 @@ impl Pulse {
 
     pub(super) fn is_up(&self) -> bool {
         !self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether anybody holds it besides the driver's task and the stream.
+    pub(super) fn is_used(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > Self::KEPT - 1
     }
 
     /// Whether more than one call is in flight: each holds the pulse, so that counting costs nothing.

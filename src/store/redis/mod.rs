@@ -15,10 +15,11 @@ use self::command::Request;
 use self::link::{Link, Live};
 use self::track::{Sinks, Tracking};
 use super::url::{Address, RedisTarget, Target};
-use super::{Capabilities, InvalidationSink, Store, runtime};
+use super::{Backlog, Capabilities, InvalidationSink, Store, request_bytes, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Lane, Replies, Vouch};
 
+mod behind;
 mod cluster;
 mod command;
 mod dial;
@@ -238,6 +239,17 @@ impl RedisStore {
         Some(target.address.to_string())
     }
 
+    /// What calls that were given up have left in the queues of its own connections.
+    pub(crate) fn backlog(&self) -> Arc<Backlog> {
+        match &*self.0 {
+            Source::Own { target, .. } => Arc::clone(&target.backlog),
+            Source::Cluster(cluster) => cluster.backlog(),
+            Source::Injected { told, .. } => {
+                told.as_ref().map(|told| Arc::clone(&told.target.backlog)).unwrap_or_default()
+            }
+        }
+    }
+
     fn told(&self) -> Option<&Told> {
         match &*self.0 {
             Source::Own { told, .. } | Source::Injected { told, .. } => told.as_ref(),
@@ -300,7 +312,7 @@ impl Store for RedisStore {
             };
             // In this function, and the request borrowed: as a function of its own that is called from two places,
             // each call in flight held half as much again.
-            let asked = link.asked(&live.pulse, batch.started());
+            let asked = link.asked(&live.pulse, batch.started(), request_bytes(&batch));
             let request = Request::of(&batch);
             let done = match &request {
                 // Past the boxed future of the driver's trait: this is the path that most calls take.

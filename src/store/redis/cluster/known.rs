@@ -140,7 +140,7 @@ impl Cluster {
             let mut command = redis::cmd("CLUSTER");
             command.arg("NODES");
             let (link, mut live) = by.data(end).await?;
-            let asked = link.asked(&live.pulse, Instant::now());
+            let asked = link.asked(&live.pulse, Instant::now(), 0);
             let answer = live.connection.send_packed_command(&command).await;
             asked.answered();
             let answer = answer.map_err(|error| {

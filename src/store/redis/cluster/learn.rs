@@ -168,7 +168,7 @@ impl Cluster {
         let (answer, at) = match &candidate {
             Candidate::Node(node) => {
                 let (link, mut live) = node.data(Instant::now() + self.patience).await?;
-                let asked = link.asked(&live.pulse, Instant::now());
+                let asked = link.asked(&live.pulse, Instant::now(), 0);
                 let answer = live.connection.send_packed_command(&command).await;
                 asked.answered();
                 (answer, node.address())
