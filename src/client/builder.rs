@@ -63,6 +63,7 @@ pub struct Builder {
     near_max_bytes: Option<u64>,
     max_loads: usize,
     observed: bool,
+    guarded: bool,
 }
 
 /// A setting by name, and whether it is set.
@@ -102,6 +103,7 @@ impl Builder {
             near_max_bytes: None,
             max_loads: MAX_LOADS,
             observed: true,
+            guarded: true,
         }
     }
 
@@ -226,6 +228,13 @@ impl Builder {
     #[cfg(feature = "testing")]
     pub fn unobserved(mut self) -> Self {
         self.observed = false;
+        self
+    }
+
+    /// Leaves out deadline and budget, so that a benchmark can tell what they cost.
+    #[cfg(feature = "testing")]
+    pub fn unguarded(mut self) -> Self {
+        self.guarded = false;
         self
     }
 
@@ -474,7 +483,12 @@ impl Builder {
         bottom.on_invalidation(Arc::clone(&coherence) as _);
         bottom.on_invalidation(Arc::clone(&wakeups) as _);
         let repeated = Retry::new(bottom);
-        let deadline = self.deadline.unwrap_or(DEADLINE);
+        let mut deadline = self.deadline.unwrap_or(DEADLINE);
+        if !self.guarded {
+            // Beyond what the clock can say, which is none.
+            deadline = Duration::MAX;
+            limits = Limits::NONE;
+        }
         let coherent = Coherent::new(repeated, Arc::clone(&coherence));
         let bounded = Deadline::new(coherent, deadline);
         let behind = redis.as_ref().map(RedisStore::backlog).unwrap_or_default();

@@ -49,6 +49,9 @@ pub(super) struct Load(pub(super) u64);
 impl Load {
     const BYTES: u32 = 40;
 
+    /// A call whose bytes nobody asks for.
+    pub(super) const CALL: Self = Self(1 << Self::BYTES);
+
     /// What a call holds while it waits.
     pub(super) fn of(batch: &Batch) -> Self {
         let request = request_bytes(batch) as u64;

@@ -62,6 +62,10 @@ impl State {
         }
     }
 
+    fn load_of(&self, batch: &Batch) -> Load {
+        if self.limits == Limits::NONE { Load::CALL } else { Load::of(batch) }
+    }
+
     /// Counts a call in, and says whether its count has to be looked at beside the others.
     fn enter(&self, load: Load) -> (Pass<'_>, bool) {
         let count = place().of(&self.in_flight);
@@ -174,7 +178,7 @@ fn is_let_in(batch: &Batch) -> bool {
 
 impl<S: Layer> Layer for Gate<S> {
     async fn call(&self, batch: &Batch) -> Result<Replies> {
-        let load = Load::of(batch);
+        let load = self.state.load_of(batch);
         let (_pass, much) = self.state.enter(load);
         if self.state.closed.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Closed, "the client is closed"));

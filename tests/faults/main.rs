@@ -5,6 +5,7 @@
 mod bad_inputs;
 mod bad_servers;
 mod deadlines;
+mod large;
 mod locks;
 mod overload;
 mod pushes;

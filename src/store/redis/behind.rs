@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) struct Behind {
     total: Arc<Backlog>,
     here: Mutex<Here>,
+    // Whether there is anything here.
+    any: AtomicBool,
     let_go: AtomicBool,
     gone: Notify,
 }
@@ -34,7 +36,13 @@ struct Here {
 
 impl Behind {
     pub(super) fn new(total: Arc<Backlog>) -> Self {
-        Self { total, here: Mutex::default(), let_go: AtomicBool::new(false), gone: Notify::new() }
+        Self {
+            total,
+            here: Mutex::default(),
+            any: AtomicBool::new(false),
+            let_go: AtomicBool::new(false),
+            gone: Notify::new(),
+        }
     }
 
     fn here(&self) -> MutexGuard<'_, Here> {
@@ -53,11 +61,17 @@ impl Behind {
         }
         here.bytes += bytes;
         self.total.add(bytes);
+        self.any.store(true, Ordering::Relaxed);
         !std::mem::replace(&mut here.swept, true)
     }
 
     fn bytes(&self) -> usize {
         self.here().bytes
+    }
+
+    /// Whether anything that counts was left here.
+    pub(super) fn is_any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
     }
 
     /// Counts out what has left the queue. Answers whether more is there.
@@ -67,6 +81,7 @@ impl Behind {
         here.bytes -= swept;
         self.total.sub(swept);
         here.swept = here.bytes > 0;
+        self.any.store(here.swept, Ordering::Relaxed);
         here.swept
     }
 

@@ -19,6 +19,7 @@ use self::refusal::Refusal;
 use self::topology::Map;
 use self::trip::{Group, Next, Packed, Refused, Trip};
 use super::failure;
+use super::large::LARGE;
 use super::link::{Link, Live};
 use super::track::Sinks;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -241,7 +242,8 @@ impl Cluster {
             Err(error) => return Sent::Down(error.with_outcome(Outcome::NotSent)),
         };
         let unanswered = Unanswered { cluster: self, answered: false };
-        let asked = link.asked(&live.pulse, Instant::now(), group.request.bytes());
+        let bytes = group.request.bytes();
+        let asked = link.asked(&live.pulse, Instant::now(), bytes, bytes > LARGE);
         batch.mark_sent();
         let answers = match &group.request {
             Packed::One(command) => {
@@ -283,7 +285,10 @@ impl Cluster {
             let vouch = live.vouch().filter(|_| all && self.owns(&group.node, &group.slots));
             return Ok((link, live, vouch));
         }
-        let (link, live) = group.node.data(end.min(Instant::now() + NODE_PATIENCE)).await?;
+        let (link, live) = {
+            let large = group.request.bytes() > LARGE;
+            group.node.data(end.min(Instant::now() + NODE_PATIENCE), large).await?
+        };
         Ok((link.clone(), live, None))
     }
 

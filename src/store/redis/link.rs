@@ -182,15 +182,20 @@ impl Link {
         }
     }
 
-    /// A call of so many bytes is sent over `used`. To be told of its answer: one that is dropped before was given up.
+    /// A call is sent over `used`, whose request has so many bytes; `large` if others are to go past it. To be told of its
+    /// answer: one that is dropped before was given up.
     pub(super) fn asked<'a>(
         &'a self,
         used: &'a Arc<Pulse>,
         moment: Instant,
         bytes: usize,
+        large: bool,
     ) -> Asked<'a> {
         used.ask(moment);
-        Asked { link: self, used, bytes, answered: false }
+        if large {
+            used.large_begins();
+        }
+        Asked { link: self, used, bytes, large, answered: false }
     }
 
     /// Sees to it that what was left behind over `used` is counted out when it has left the queue.
@@ -320,6 +325,7 @@ pub(super) struct Asked<'a> {
     link: &'a Link,
     used: &'a Arc<Pulse>,
     bytes: usize,
+    large: bool,
     answered: bool,
 }
 
@@ -333,6 +339,9 @@ impl Asked<'_> {
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
+        if self.large {
+            self.used.large_ends();
+        }
         if self.answered {
             return;
         }
