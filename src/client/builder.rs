@@ -77,7 +77,7 @@ const CONNECT: Setting = ("connect_timeout", |builder| builder.connect_timeout.i
 /// A store that the caller brought.
 enum Made {
     Store(Arc<dyn Store>),
-    Memory(MemoryStore),
+    Memory(Arc<MemoryStore>),
     Redis(RedisStore),
     Provider(Box<dyn AnyProvider>),
 }
@@ -424,7 +424,7 @@ impl Builder {
                     Some(bytes) => MemoryStore::with_max_bytes(bytes),
                     None => MemoryStore::new(),
                 };
-                self.store = Some(Made::Memory(store));
+                self.store = Some(Made::Memory(Arc::new(store)));
                 return;
             }
             Target::Redis(target) => (target, None),
@@ -470,12 +470,14 @@ impl Builder {
                 (Arc::new(redis.clone()), Some(redis))
             }
             Some(Made::Store(store)) => (store, None),
-            Some(Made::Memory(store)) => {
-                // It answers before anything else can come.
+            embedded => {
+                // It answers before another call can come.
                 limits = Limits::NONE;
-                (Arc::new(store), None)
+                match embedded {
+                    Some(Made::Memory(store)) => (store, None),
+                    _ => (Arc::new(MemoryStore::new()), None),
+                }
             }
-            None => (Arc::new(MemoryStore::new()), None),
         };
         let told = Arc::clone(&bottom);
         let coherence = Arc::new(Coherence::new(self.near_max_bytes.unwrap_or(NEAR_MAX_BYTES)));

@@ -57,7 +57,11 @@ impl Load {
         let request = request_bytes(batch) as u64;
         let more = batch.ops().len().saturating_sub(1) as u64;
         let bytes = EACH_CALL + more * EACH_OPERATION + request.saturating_mul(COPIES);
-        Self(1 << Self::BYTES | bytes.min(*BYTES_RANGE.end() + 1))
+        Self::with(1, bytes.min(*BYTES_RANGE.end() + 1))
+    }
+
+    pub(super) fn with(calls: u64, bytes: u64) -> Self {
+        Self(calls << Self::BYTES | bytes)
     }
 
     pub(super) fn calls(self) -> u64 {

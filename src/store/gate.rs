@@ -68,9 +68,9 @@ impl State {
 
     /// Counts a call in, and says whether its count has to be looked at beside the others.
     fn enter(&self, load: Load) -> (Pass<'_>, bool) {
-        let count = place().of(&self.in_flight);
-        let before = Load(count.0.fetch_add(load.0, Ordering::SeqCst));
-        let pass = Pass { state: self, count, load };
+        let at = place().index();
+        let before = Load(self.in_flight[at].0.fetch_add(load.0, Ordering::SeqCst));
+        let pass = Pass { state: self, held: Load::with(at as u64, load.bytes()) };
         let much = before.calls() + 1 > self.share.calls
             || before.bytes() + load.bytes() > self.share.bytes
             || self.behind.bytes() > 0
@@ -92,6 +92,8 @@ impl State {
             ));
         }
         let (calls, bytes) = self.sum();
+        // Who says so while another has just found the opposite lets those in who are within their shares: half as much again
+        // as the limit at the very most.
         if calls <= most_calls / 2 && bytes <= most_bytes / 2 {
             if self.tight.load(Ordering::SeqCst) {
                 self.tight.store(false, Ordering::SeqCst);
@@ -143,13 +145,15 @@ impl State {
 /// One call in flight; counted out however its future ends.
 struct Pass<'a> {
     state: &'a State,
-    count: &'a Count,
-    load: Load,
+    // Its bytes, and in place of the calls where it was counted: each call in flight holds this.
+    held: Load,
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        let before = Load(self.count.0.fetch_sub(self.load.0, Ordering::SeqCst));
+        let count = &self.state.in_flight[self.held.calls() as usize];
+        let load = Load::with(1, self.held.bytes());
+        let before = Load(count.0.fetch_sub(load.0, Ordering::SeqCst));
         if before.calls() == 1 && self.state.closed.load(Ordering::SeqCst) {
             self.state.emptied.notify_waiters();
         }
@@ -205,5 +209,84 @@ impl<S: Layer> Layer for Gate<S> {
             _ = tokio::time::timeout(self.patience, self.state.emptied()).await;
         }
         self.inner.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::op::Reply;
+
+    const MOST: u64 = 100;
+
+    /// A store that answers when it is polled again, and counts the calls within.
+    #[derive(Default)]
+    struct Slow {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Layer for Arc<Slow> {
+        async fn call(&self, _batch: &Batch) -> Result<Replies> {
+            let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            self.now.fetch_sub(1, Ordering::SeqCst);
+            Ok(Replies::one(Ok(Reply::Done)))
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            Capabilities::default()
+        }
+
+        async fn close(&self) {}
+    }
+
+    fn gate(limits: Limits) -> (Arc<Slow>, Gate<Arc<Slow>>) {
+        let slow = Arc::<Slow>::default();
+        let recorder = Arc::new(Recorder::new(1));
+        let gate = Gate::new(slow.clone(), Duration::ZERO, limits, Arc::default(), recorder);
+        (slow, gate)
+    }
+
+    #[test]
+    fn many_threads_keep_the_bound_together_and_all_is_counted_out() {
+        let (slow, gate) = gate(Limits { calls: MOST, bytes: u64::MAX >> 1 });
+        let refused = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    for _ in 0..200 {
+                        let batches: Vec<_> =
+                            (0..64).map(|_| Batch::one("ping", Op::Ping)).collect();
+                        let calls = batches.iter().map(|batch| gate.call(batch));
+                        for done in runtime.block_on(join_all(calls)) {
+                            if let Err(error) = done {
+                                assert_eq!(error.kind(), ErrorKind::Overloaded);
+                                refused.fetch_add(1, Ordering::SeqCst);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let most = slow.most.load(Ordering::SeqCst) as u64;
+        assert!(most <= MOST + MOST / 2, "{most} at once");
+        assert!(most > MOST / 2 && refused.load(Ordering::SeqCst) > 0, "{most}: nothing was tried");
+        assert_eq!(gate.state.sum(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn one_thread_gets_all_of_the_bound_and_no_more() {
+        let (slow, gate) = gate(Limits { calls: MOST, bytes: u64::MAX >> 1 });
+        let batches: Vec<_> = (0..MOST + 7).map(|_| Batch::one("ping", Op::Ping)).collect();
+        let done = join_all(batches.iter().map(|batch| gate.call(batch))).await;
+        assert_eq!(done.iter().filter(|done| done.is_err()).count(), 7);
+        assert_eq!(slow.most.load(Ordering::SeqCst) as u64, MOST);
     }
 }

@@ -228,7 +228,7 @@ async fn large_reads_and_writes_through_small_buffers_all_end() {
     cache.set_value("small", vec![b's'; SMALL], None).await.unwrap();
     let without = small_gets(&cache, |made| made == 2_000).await;
     let data: Arc<[u8]> = vec![b'l'; BYTES].into();
-    let each = if full() { 30 } else { 3 };
+    let each = if full() { 20 } else { 2 };
     let over = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {

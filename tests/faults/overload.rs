@@ -299,6 +299,38 @@ async fn bytes_of_a_call_that_was_given_up_count_until_its_connection_is_rid_of_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_silent_connection_holds_is_free_again_although_the_server_stands_still() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let cache = CacheClient::builder()
+        .url(server.url())
+        .connections(1)
+        .max_in_flight_bytes(MIB)
+        .deadline(Duration::from_secs(60))
+        .connect()
+        .await
+        .unwrap();
+    let data = vec![b'x'; 100_000];
+    server.pause().await;
+    // Each is sent and given up, until what they left behind is all of the budget.
+    let mut given_up = 0;
+    while cache.set_value("key", &data[..], None).now_or_never().is_none() {
+        given_up += 1;
+        assert!(given_up < 100, "nothing is refused");
+    }
+    assert!(cache.set_value("key", vec![b'x'; 300_000], None).now_or_never().is_some());
+    until("there is room", async || {
+        cache.set_value("key", vec![b'x'; 300_000], None).now_or_never().is_none()
+    })
+    .await;
+    println!(
+        "P6 calls given up until the budget was full: {given_up}; freed with the server still stopped"
+    );
+    server.resume().await;
+    cache.ping().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invalidation_that_is_refused_is_kept_and_nothing_old_is_served_meanwhile() {
     let _turn = alone().await;
     let server = RedisServer::start().await;

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
 
 use super::gather::Pulse;
+use super::link::Link;
 use crate::store::Backlog;
 
-/// How often a connection that was let go of is looked at: its last calls may still get their answers.
+/// How often a connection is looked at that was let go of, or may have to be: its last calls may still get their answers.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What was left behind on one connection.
@@ -111,18 +112,22 @@ impl Behind {
     }
 }
 
-/// Counts out what was given up, once it has left the queue: the answer to a request says that all before it have.
-pub(super) async fn sweep(mut connection: MultiplexedConnection, pulse: Arc<Pulse>) {
+/// Counts out what was given up, once it has left the queue: the answer to a request says that all before it have. A connection
+/// that stays silent is left, as when a call is given up: what it holds may be all of the budget, and no call comes then.
+pub(super) async fn sweep(link: Link, mut connection: MultiplexedConnection, pulse: Arc<Pulse>) {
     let ping = redis::cmd("PING");
     loop {
         let seen = pulse.behind.bytes();
         {
-            let answer = pin!(connection.send_packed_command(&ping));
-            // A connection that was let go of shall end as soon as no call waits for it.
-            select(answer, pin!(pulse.behind.is_let_go())).await;
-        }
-        if pulse.behind.let_go.load(Ordering::SeqCst) {
-            return;
+            let mut answer = pin!(connection.send_packed_command(&ping));
+            while let Either::Right(_) =
+                select(answer.as_mut(), pin!(tokio::time::sleep(LOOK_EVERY))).await
+            {
+                // A connection that was let go of shall end as soon as no call waits for it.
+                if pulse.behind.let_go.load(Ordering::SeqCst) || link.leave_if_silent(&pulse) {
+                    return;
+                }
+            }
         }
         pulse.answer();
         if !pulse.behind.sweep(seen) {

@@ -198,12 +198,22 @@ impl Link {
         Asked { link: self, used, bytes, large, answered: false }
     }
 
+    /// Drops a connection on which calls have waited in vain for long. Answers whether it did.
+    pub(super) fn leave_if_silent(&self, used: &Arc<Pulse>) -> bool {
+        let silent = used.silence() >= SILENT_FOR;
+        if silent {
+            tracing::debug!(target: "larder", "the connection is silent, dialling another");
+            self.discard(used);
+        }
+        silent
+    }
+
     /// Sees to it that what was left behind over `used` is counted out when it has left the queue.
     fn sweep(&self, used: &Arc<Pulse>) {
         let live = self.0.state().live.clone();
         match live.filter(|live| Arc::ptr_eq(&live.pulse, used)) {
             Some(live) if runtime::is_here() => {
-                tokio::spawn(behind::sweep(live.connection, live.pulse));
+                tokio::spawn(behind::sweep(self.clone(), live.connection, live.pulse));
             }
             // It was let go of, and takes its queue with it; or the next call that is given up sees to it.
             _ => used.behind.unswept(),
@@ -345,10 +355,7 @@ impl Drop for Asked<'_> {
         if self.answered {
             return;
         }
-        if self.used.silence() >= SILENT_FOR {
-            tracing::debug!(target: "larder", "the connection is silent, dialling another");
-            self.link.discard(self.used);
-        }
+        self.link.leave_if_silent(self.used);
         if self.used.behind.leave(self.bytes) {
             self.link.sweep(self.used);
         }
