@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::client::{Builder, CacheClient};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::url::{self, Address, Hidden, Target};
+use crate::store::{BYTES_RANGE, CALLS_RANGE};
 
 mod sources;
 
@@ -20,8 +21,18 @@ use sources::Loaded;
 const DEFAULT_HOST: &str = "127.0.0.1";
 
 /// Every setting, as a TOML file names it.
-const NAMES: [&str; 8] =
-    ["url", "host", "port", "username", "password", "db", "max_connections", "deadline_ms"];
+const NAMES: [&str; 10] = [
+    "url",
+    "host",
+    "port",
+    "username",
+    "password",
+    "db",
+    "max_connections",
+    "max_in_flight",
+    "max_in_flight_bytes",
+    "deadline_ms",
+];
 
 /// The settings that a URL takes the place of.
 const PARTS: [&str; 5] = ["host", "port", "username", "password", "db"];
@@ -42,6 +53,8 @@ const PARTS: [&str; 5] = ["host", "port", "username", "password", "db"];
 /// | password, any characters | `REDIS_PASSWORD` | `password` | |
 /// | number of the database | `REDIS_DB` | `db` | 0 |
 /// | most connections to open | `REDIS_MAX_CONNECTIONS` | `max_connections` | the client's |
+/// | most calls in flight | `REDIS_MAX_IN_FLIGHT` | `max_in_flight` | the client's |
+/// | most bytes that they hold | `REDIS_MAX_IN_FLIGHT_BYTES` | `max_in_flight_bytes` | the client's |
 /// | time limit of a call in milliseconds | `REDIS_DEADLINE_MS` | `deadline_ms` | the client's |
 ///
 /// ```
@@ -77,6 +90,8 @@ struct Setting {
 struct Resolved {
     url: SecretString,
     max_connections: Option<usize>,
+    max_in_flight: Option<u64>,
+    max_in_flight_bytes: Option<u64>,
     deadline: Option<Duration>,
 }
 
@@ -152,6 +167,17 @@ impl CacheConfig {
         self.set("max_connections", connections.to_string())
     }
 
+    /// The most calls in flight, as [`Builder::max_in_flight`]. Defaults to what the URL says, else to the client's default.
+    pub fn max_in_flight(self, calls: u64) -> Self {
+        self.set("max_in_flight", calls.to_string())
+    }
+
+    /// The most bytes that calls in flight hold, as [`Builder::max_in_flight_bytes`]. Defaults to what the URL says, else
+    /// to the client's default.
+    pub fn max_in_flight_bytes(self, bytes: u64) -> Self {
+        self.set("max_in_flight_bytes", bytes.to_string())
+    }
+
     /// How long a call may take. Defaults to what the URL says, else to the client's default.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
@@ -208,10 +234,17 @@ impl CacheConfig {
     }
 
     fn builder(&self) -> Result<Builder> {
-        let Resolved { url, max_connections, deadline } = self.resolve()?;
+        let Resolved { url, max_connections, max_in_flight, max_in_flight_bytes, deadline } =
+            self.resolve()?;
         let mut builder = CacheClient::builder().url(url.expose_secret());
         if let Some(most) = max_connections {
             builder = builder.max_connections(most);
+        }
+        if let Some(calls) = max_in_flight {
+            builder = builder.max_in_flight(calls);
+        }
+        if let Some(bytes) = max_in_flight_bytes {
+            builder = builder.max_in_flight_bytes(bytes);
         }
         if let Some(deadline) = deadline {
             builder = builder.deadline(deadline);
@@ -225,15 +258,21 @@ impl CacheConfig {
         let max_connections = reader
             .number("max_connections", url::CONNECTIONS_RANGE)
             .map(|connections| connections as usize);
+        let max_in_flight = reader.number("max_in_flight", CALLS_RANGE);
+        let max_in_flight_bytes = reader.number("max_in_flight_bytes", BYTES_RANGE);
         let deadline = reader.number("deadline_ms", url::MILLIS_RANGE).map(Duration::from_millis);
         let Reader { mut mistakes, later, .. } = reader;
         if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
             mistakes.push("`deadline` set in code: no call can be done in no time".to_owned());
         }
         match (url, later) {
-            (Some(url), None) if mistakes.is_empty() => {
-                Ok(Resolved { url, max_connections, deadline: self.deadline.or(deadline) })
-            }
+            (Some(url), None) if mistakes.is_empty() => Ok(Resolved {
+                url,
+                max_connections,
+                max_in_flight,
+                max_in_flight_bytes,
+                deadline: self.deadline.or(deadline),
+            }),
             (_, Some(later)) if mistakes.is_empty() => Err(later),
             (_, later) => {
                 mistakes.extend(later.map(|error| error.to_string()));

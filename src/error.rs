@@ -31,8 +31,8 @@ pub enum ErrorKind {
     Timeout,
     /// The server cannot be reached, or cannot serve at the moment.
     Unavailable,
-    /// More calls or bytes are in flight than the store allows. larder's own stores set no such bound yet;
-    /// a store of yours may.
+    /// More calls or bytes are in flight than [`Builder::max_in_flight`](crate::Builder::max_in_flight) and
+    /// [`Builder::max_in_flight_bytes`](crate::Builder::max_in_flight_bytes) allow. Said at once, and nothing was sent.
     Overloaded,
     /// The key holds another type than the operation works on.
     WrongType,
@@ -75,7 +75,7 @@ impl ErrorKind {
             Self::Permission => "grant the ACL user this command and key",
             Self::Timeout => "check the server's load, or raise the deadline",
             Self::Unavailable => "check that the server runs and can be reached",
-            Self::Overloaded => "send less at once, or raise the budget",
+            Self::Overloaded => "send less at once, or raise the budget if there is memory for it",
             Self::WrongType => "use the methods of the type that the key holds, or another key",
             Self::OutOfRange => "the value was left unchanged",
             Self::OutOfMemory => "raise the memory limit, or choose an eviction policy",

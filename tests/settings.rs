@@ -18,7 +18,7 @@ fn a_setting_without_effect_is_a_mistake() {
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.to_string().contains("has no effect on"), "{error}");
     }
-    let fits = CacheClient::builder().max_bytes(1 << 20).max_connections(3);
+    let fits = CacheClient::builder().max_bytes(1 << 20).max_connections(3).max_in_flight(1);
     assert!(fits.build().is_ok());
 }
 
@@ -28,11 +28,28 @@ fn all_mistakes_are_named_at_once() {
         .url("redis://127.0.0.1:0/x?colour=red")
         .deadline(Duration::ZERO)
         .connections(0)
+        .max_in_flight(0)
+        .max_in_flight_bytes(1)
         .build()
         .unwrap_err();
     let text = error.to_string();
-    for mistake in ["deadline", "connections", "port", "database", "option"] {
+    let in_flight = ["max_in_flight is 0", "max_in_flight_bytes is 1; it is from 65536 to"];
+    for mistake in
+        ["deadline", "connections", "port", "database", "option"].into_iter().chain(in_flight)
+    {
         assert!(text.contains(mistake), "{mistake} is missing in: {text}");
     }
     assert!(!text.contains("no effect"), "{text}");
+}
+
+#[tokio::test]
+async fn the_embedded_store_is_never_overloaded() {
+    use futures_util::future::join_all;
+
+    let cache =
+        CacheClient::builder().max_in_flight(1).max_in_flight_bytes(1 << 16).build().unwrap();
+    let data = vec![b'x'; 1 << 16];
+    let calls = (0..10).map(|number| cache.set_value(format!("k{number}"), &data[..], None));
+    assert!(join_all(calls).await.into_iter().all(|done| done.is_ok()));
+    assert_eq!(cache.stats().overloaded, 0);
 }

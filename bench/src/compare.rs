@@ -5,7 +5,7 @@ use larder::testing::RedisServer;
 use crate::cli::Options;
 use crate::measure::Pace;
 use crate::report::{self, Report};
-use crate::{Result, contenders, data, embedded, near, through, workloads};
+use crate::{Result, contenders, data, embedded, near, safety, through, workloads};
 
 /// Rounds of a trial.
 const ROUNDS: usize = 5;
@@ -21,6 +21,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     clients(&options, &server, &mut report, &pace, rounds).await?;
     if options.wants("embedded") {
         embedded::run(&mut report, &pace, rounds).await?;
+    }
+    if options.wants(safety::TRIAL) {
+        safety::run(&server, &mut report, &pace, rounds).await?;
     }
     if options.wants(through::TRIAL) {
         through::run(&server, &mut report, &pace, rounds).await?;

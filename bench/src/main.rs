@@ -10,6 +10,7 @@ mod measure;
 mod memory;
 mod near;
 mod report;
+mod safety;
 mod staleness;
 mod stampede;
 mod through;

@@ -42,6 +42,14 @@ impl fmt::Display for Trial {
     }
 }
 
+impl Trial {
+    /// The smallest calls, in which all that is around them weighs most.
+    pub(crate) fn small() -> Vec<Self> {
+        let of = |workload| [1, 64, 512].map(|tasks| Self { workload, tasks });
+        [of(Workload::Get), of(Workload::Set)].concat()
+    }
+}
+
 /// All trials, in the order of the report.
 pub(crate) fn trials() -> Vec<Trial> {
     let of = |workload, tasks: &[usize]| {

@@ -18,8 +18,8 @@ use crate::store::redis::{AnyProvider, CONNECT_TIMEOUT, CONNECTIONS, RedisStore,
 use crate::store::tls::Tls;
 use crate::store::url::{self, Address, RedisTarget, Target};
 use crate::store::{
-    AnyCredentials, CredentialsProvider, Deadline, Gate, MemoryStore, Observe, Retry, Stack, Store,
-    Wakeups,
+    AnyCredentials, BYTES_RANGE, CALLS_RANGE, CredentialsProvider, Deadline, Gate, Limits,
+    MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MemoryStore, Observe, Retry, Stack, Store, Wakeups,
 };
 
 /// How long a call may take altogether unless it is told otherwise.
@@ -56,11 +56,14 @@ pub struct Builder {
     connect_timeout: Option<Duration>,
     connections: Option<usize>,
     max_connections: Option<usize>,
+    max_in_flight: Option<u64>,
+    max_in_flight_bytes: Option<u64>,
     max_bytes: Option<u64>,
     max_namespaces: usize,
     near_max_bytes: Option<u64>,
     max_loads: usize,
     observed: bool,
+    guarded: bool,
 }
 
 /// A setting by name, and whether it is set.
@@ -74,6 +77,7 @@ const CONNECT: Setting = ("connect_timeout", |builder| builder.connect_timeout.i
 /// A store that the caller brought.
 enum Made {
     Store(Arc<dyn Store>),
+    Memory(Arc<MemoryStore>),
     Redis(RedisStore),
     Provider(Box<dyn AnyProvider>),
 }
@@ -92,11 +96,14 @@ impl Builder {
             connect_timeout: None,
             connections: None,
             max_connections: None,
+            max_in_flight: None,
+            max_in_flight_bytes: None,
             max_bytes: None,
             max_namespaces: MAX_NAMESPACES,
             near_max_bytes: None,
             max_loads: MAX_LOADS,
             observed: true,
+            guarded: true,
         }
     }
 
@@ -174,6 +181,24 @@ impl Builder {
         self
     }
 
+    /// How many calls may be in flight, at most 1,048,576; one more fails at once with
+    /// [`ErrorKind::Overloaded`]. Calls that prolong or give back a lock or a lease are let in always. Has no effect on the
+    /// embedded store, which answers at once. Defaults to 65,536.
+    pub fn max_in_flight(mut self, calls: u64) -> Self {
+        self.max_in_flight = Some(calls);
+        self
+    }
+
+    /// How many bytes the calls in flight may hold, from 64 KiB to 64 GiB; a call that does not fit fails at once with
+    /// [`ErrorKind::Overloaded`], also one that never would. A call counts three times what it sends (the value, the command
+    /// and the queue of the connection each hold it) and 3 KiB; one that was given up counts until its connection has got
+    /// rid of it. Answers do not count: how large they are is not known before. Has no effect on the embedded store.
+    /// Defaults to 256 MiB.
+    pub fn max_in_flight_bytes(mut self, bytes: u64) -> Self {
+        self.max_in_flight_bytes = Some(bytes);
+        self
+    }
+
     /// How many bytes an embedded store holds before it evicts. Defaults to 64 MiB.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
@@ -206,6 +231,13 @@ impl Builder {
         self
     }
 
+    /// Leaves out deadline and budget, so that a benchmark can tell what they cost.
+    #[cfg(feature = "testing")]
+    pub fn unguarded(mut self) -> Self {
+        self.guarded = false;
+        self
+    }
+
     /// The client; it connects at its first call.
     ///
     /// # Errors
@@ -224,6 +256,15 @@ impl Builder {
         {
             if number == Some(0) {
                 mistakes.push(format!("{name} is 0; it is at least 1"));
+            }
+        }
+        for (name, number, range) in [
+            ("max_in_flight", self.max_in_flight, CALLS_RANGE),
+            ("max_in_flight_bytes", self.max_in_flight_bytes, BYTES_RANGE),
+        ] {
+            if let Some(number) = number.filter(|number| !range.contains(number)) {
+                let (least, most) = (range.start(), range.end());
+                mistakes.push(format!("{name} is {number}; it is from {least} to {most}"));
             }
         }
         let most = *url::CONNECTIONS_RANGE.end();
@@ -365,7 +406,7 @@ impl Builder {
     }
 
     /// Settings that mean nothing to the store at hand are mistakes: who set them expected something.
-    /// `max_connections` is none: a store without connections keeps within every bound.
+    /// `max_connections` and what may be in flight are none: the embedded store keeps within every such bound.
     fn idle(&self, settings: &[Setting], store: &str, mistakes: &mut Vec<String>) {
         for (name, is_set) in settings {
             if is_set(self) {
@@ -383,7 +424,7 @@ impl Builder {
                     Some(bytes) => MemoryStore::with_max_bytes(bytes),
                     None => MemoryStore::new(),
                 };
-                self.store = Some(Made::Store(Arc::new(store)));
+                self.store = Some(Made::Memory(Arc::new(store)));
                 return;
             }
             Target::Redis(target) => (target, None),
@@ -393,6 +434,8 @@ impl Builder {
         let Some(target) = self.reached(*target, mistakes) else { return };
         let options = &target.options;
         self.deadline = self.deadline.or(options.deadline);
+        self.max_in_flight = self.max_in_flight.or(options.max_in_flight);
+        self.max_in_flight_bytes = self.max_in_flight_bytes.or(options.max_in_flight_bytes);
         let most = self.max_connections.or(options.max_connections);
         let wanted = self.connections.or(options.connections);
         if let (Some(most), Some(wanted)) = (most, wanted)
@@ -416,6 +459,10 @@ impl Builder {
     /// Puts the stores that wrap a store around the one at the bottom.
     pub(super) fn assemble(self) -> CacheClient {
         let recorder = Arc::new(Recorder::new(self.max_namespaces));
+        let mut limits = Limits {
+            calls: self.max_in_flight.unwrap_or(MAX_IN_FLIGHT),
+            bytes: self.max_in_flight_bytes.unwrap_or(MAX_IN_FLIGHT_BYTES),
+        };
         let (bottom, redis): (Arc<dyn Store>, _) = match self.store {
             Some(Made::Redis(redis)) => (Arc::new(redis.clone()), Some(redis)),
             Some(Made::Provider(provider)) => {
@@ -423,7 +470,14 @@ impl Builder {
                 (Arc::new(redis.clone()), Some(redis))
             }
             Some(Made::Store(store)) => (store, None),
-            None => (Arc::new(MemoryStore::new()), None),
+            embedded => {
+                // It answers before another call can come.
+                limits = Limits::NONE;
+                match embedded {
+                    Some(Made::Memory(store)) => (store, None),
+                    _ => (Arc::new(MemoryStore::new()), None),
+                }
+            }
         };
         let told = Arc::clone(&bottom);
         let coherence = Arc::new(Coherence::new(self.near_max_bytes.unwrap_or(NEAR_MAX_BYTES)));
@@ -431,10 +485,16 @@ impl Builder {
         bottom.on_invalidation(Arc::clone(&coherence) as _);
         bottom.on_invalidation(Arc::clone(&wakeups) as _);
         let repeated = Retry::new(bottom);
-        let deadline = self.deadline.unwrap_or(DEADLINE);
+        let mut deadline = self.deadline.unwrap_or(DEADLINE);
+        if !self.guarded {
+            // Beyond what the clock can say, which is none.
+            deadline = Duration::MAX;
+            limits = Limits::NONE;
+        }
         let coherent = Coherent::new(repeated, Arc::clone(&coherence));
         let bounded = Deadline::new(coherent, deadline);
-        let gated = Gate::new(bounded, deadline);
+        let behind = redis.as_ref().map(RedisStore::backlog).unwrap_or_default();
+        let gated = Gate::new(bounded, deadline, limits, behind, Arc::clone(&recorder));
         let recording = self.observed.then(|| Arc::clone(&recorder));
         let store: Arc<dyn Store> = Arc::new(Stack(Observe::new(gated, recording)));
         let path = ReadPath::new(
@@ -458,6 +518,8 @@ impl fmt::Debug for Builder {
             .field("connect_timeout", &self.connect_timeout)
             .field("connections", &self.connections)
             .field("max_connections", &self.max_connections)
+            .field("max_in_flight", &self.max_in_flight)
+            .field("max_in_flight_bytes", &self.max_in_flight_bytes)
             .field("max_bytes", &self.max_bytes)
             .finish_non_exhaustive()
     }

@@ -63,12 +63,17 @@ impl Coherence {
         error: Error,
         store: &Arc<dyn Store>,
     ) -> Error {
-        let can_wait = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
-            && matches!(error.outcome(), Outcome::NotSent | Outcome::Unknown)
+        let can_wait = matches!(
+            error.kind(),
+            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Overloaded
+        ) && matches!(error.outcome(), Outcome::NotSent | Outcome::Unknown)
             && runtime::is_here();
         if !can_wait {
             return error;
         }
+        let keys: Vec<Key> = keys.into_iter().collect();
+        // One that was refused at the gate has not come by here.
+        keys.iter().for_each(|key| self.changed(key.as_bytes()));
         let mut waiting = self.deferred.keys();
         let first = waiting.is_empty();
         for key in keys {

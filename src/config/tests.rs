@@ -73,12 +73,15 @@ fn the_environment_is_read() {
         ("REDIS_PASSWORD", "p@ss:/?#%"),
         ("REDIS_DB", "3"),
         ("REDIS_MAX_CONNECTIONS", "9"),
+        ("REDIS_MAX_IN_FLIGHT", "1000"),
+        ("REDIS_MAX_IN_FLIGHT_BYTES", "65536"),
         ("REDIS_DEADLINE_MS", "250"),
     ]);
     assert_eq!(url(&config), "redis://app:p%40ss%3A%2F%3F%23%25@cache.example:7000/3");
     assert_eq!(config.display_url().unwrap(), "redis://***:***@cache.example:7000/3");
     let resolved = config.resolve().unwrap();
     assert_eq!(resolved.max_connections, Some(9));
+    assert_eq!((resolved.max_in_flight, resolved.max_in_flight_bytes), (Some(1000), Some(1 << 16)));
     assert_eq!(resolved.deadline, Some(Duration::from_millis(250)));
     let whole = from_env(&[("REDIS_URL", "redis://:pw@h?connections=2")]);
     assert_eq!(url(&whole), "redis://:pw@h?connections=2");

@@ -276,6 +276,30 @@ impl Op {
         }
     }
 
+    /// About how many bytes it takes to write it down: its keys, and what it carries.
+    pub(crate) fn bytes(&self) -> usize {
+        // The most frequent first: what is below asks each operation several questions.
+        if let Self::Get { key } = self {
+            return key.as_bytes().len();
+        }
+        let beside = match self {
+            Self::HashSet { field, .. }
+            | Self::HashGet { field, .. }
+            | Self::HashDelete { field, .. } => field.len(),
+            _ => 0,
+        };
+        let keys: usize = self.keys().iter().map(|key| key.as_bytes().len()).sum();
+        keys + beside + self.payload().map_or(0, Bytes::len)
+    }
+
+    /// Whether it prolongs or gives back what is held already: a lock, a lease.
+    pub(crate) fn is_of_holder(&self) -> bool {
+        matches!(
+            self,
+            Self::Renew { .. } | Self::Release { .. } | Self::Extend { .. } | Self::Unlock { .. }
+        )
+    }
+
     /// Refuses what no store can hold.
     pub(crate) fn check(&self) -> Result<()> {
         let too_long = |bytes: &Bytes| bytes.len() > MAX_BYTES;

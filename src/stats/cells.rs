@@ -36,9 +36,15 @@ pub(crate) fn place() -> Place {
 }
 
 impl Place {
+    /// Its number, below [`stripes`].
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        self.stripe
+    }
+
     /// This thread's part of what is striped.
     #[inline]
-    pub(crate) fn of<T>(self, stripes: &[T]) -> &T {
+    pub(super) fn of<T>(self, stripes: &[T]) -> &T {
         &stripes[self.stripe]
     }
 

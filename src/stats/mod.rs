@@ -40,6 +40,7 @@ pub(crate) struct Recorder {
     operations: [OnceLock<Operation>; OP_KINDS],
     namespaces: Table,
     locks: Arc<LockRecorder>,
+    refused: Striped<1>,
 }
 
 /// One operation's numbers.
@@ -72,6 +73,7 @@ impl Recorder {
             operations: [const { OnceLock::new() }; OP_KINDS],
             namespaces: Table::new(max_namespaces),
             locks: Arc::new(LockRecorder::new()),
+            refused: Striped::new(),
         }
     }
 
@@ -125,6 +127,12 @@ impl Recorder {
             }
         }
         failed
+    }
+
+    /// Counts a call that was refused because too much is in flight.
+    pub(crate) fn refused(&self) {
+        self.refused.add(place(), 0, 1);
+        metrics::counter!("larder_overloaded_total").increment(1);
     }
 
     /// Counts a value that was read, from `key` if that is known, and could not be decoded.
@@ -227,6 +235,7 @@ impl Recorder {
             namespaces,
             reads,
             locks: self.locks.snapshot(),
+            overloaded: self.refused.sum(0),
             near_entries: 0,
             near_bytes: 0,
         }
@@ -268,6 +277,10 @@ pub struct Stats {
     pub reads: BTreeMap<String, ReadStats>,
     /// What became of the locks that were taken with guards.
     pub locks: LockStats,
+    /// How many calls were refused at once, since as much was in flight as
+    /// [`Builder::max_in_flight`](crate::Builder::max_in_flight) and
+    /// [`Builder::max_in_flight_bytes`](crate::Builder::max_in_flight_bytes) allow.
+    pub overloaded: u64,
     /// How many values are near at the moment, of all namespaces together. What is void since a
     /// connection was lost or the data was flushed counts until it is come upon.
     pub near_entries: u64,

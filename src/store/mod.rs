@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use crate::error::Result;
 use crate::op::{Batch, Replies};
 
+mod budget;
 mod credentials;
 mod deadline;
 mod gate;
@@ -21,6 +22,9 @@ pub(crate) mod tls;
 pub(crate) mod url;
 mod wake;
 
+pub(crate) use budget::{
+    BYTES_RANGE, Backlog, CALLS_RANGE, Limits, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, request_bytes,
+};
 pub(crate) use credentials::AnyCredentials;
 pub use credentials::{Credentials, CredentialsProvider};
 pub(crate) use deadline::Deadline;

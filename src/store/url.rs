@@ -16,6 +16,7 @@ use secrecy::SecretString;
 
 #[cfg(feature = "tls")]
 use super::tls::Tls;
+use super::{BYTES_RANGE, CALLS_RANGE};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The port of a server that names none.
@@ -33,13 +34,35 @@ pub(crate) const MILLIS_RANGE: RangeInclusive<u64> = 1..=u32::MAX as u64;
 /// Connections: there are no more local ports than that to one server.
 pub(crate) const CONNECTIONS_RANGE: RangeInclusive<u64> = 1..=u16::MAX as u64;
 
-const REDIS_OPTIONS: [&str; 4] =
-    ["deadline_ms", "connect_timeout_ms", "max_connections", "connections"];
+const REDIS_OPTIONS: [&str; 6] = [
+    "deadline_ms",
+    "connect_timeout_ms",
+    "max_connections",
+    "connections",
+    "max_in_flight",
+    "max_in_flight_bytes",
+];
 #[cfg(feature = "tls")]
-const REDISS_OPTIONS: [&str; 7] =
-    ["deadline_ms", "connect_timeout_ms", "max_connections", "connections", "ca", "cert", "key"];
-const UNIX_OPTIONS: [&str; 5] =
-    ["db", "deadline_ms", "connect_timeout_ms", "max_connections", "connections"];
+const REDISS_OPTIONS: [&str; 9] = [
+    "deadline_ms",
+    "connect_timeout_ms",
+    "max_connections",
+    "connections",
+    "max_in_flight",
+    "max_in_flight_bytes",
+    "ca",
+    "cert",
+    "key",
+];
+const UNIX_OPTIONS: [&str; 7] = [
+    "db",
+    "deadline_ms",
+    "connect_timeout_ms",
+    "max_connections",
+    "connections",
+    "max_in_flight",
+    "max_in_flight_bytes",
+];
 const MEMORY_OPTIONS: [&str; 1] = ["max_bytes"];
 
 /// What a URL may carry without being percent-encoded (the unreserved characters of RFC 3986).
@@ -74,6 +97,8 @@ pub(crate) struct UrlOptions {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) max_connections: Option<usize>,
     pub(crate) connections: Option<usize>,
+    pub(crate) max_in_flight: Option<u64>,
+    pub(crate) max_in_flight_bytes: Option<u64>,
 }
 
 impl Target {
@@ -548,7 +573,16 @@ impl<'a> Options<'a> {
             |name| self.number(name, CONNECTIONS_RANGE, mistakes).map(|number| number as usize);
         let max_connections = count("max_connections");
         let connections = count("connections");
-        UrlOptions { deadline, connect_timeout, max_connections, connections }
+        let max_in_flight = self.number("max_in_flight", CALLS_RANGE, mistakes);
+        let max_in_flight_bytes = self.number("max_in_flight_bytes", BYTES_RANGE, mistakes);
+        UrlOptions {
+            deadline,
+            connect_timeout,
+            max_connections,
+            connections,
+            max_in_flight,
+            max_in_flight_bytes,
+        }
     }
 }
 

@@ -5,7 +5,9 @@
 mod bad_inputs;
 mod bad_servers;
 mod deadlines;
+mod large;
 mod locks;
+mod overload;
 mod pushes;
 mod recovery;
 mod refusals;

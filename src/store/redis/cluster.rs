@@ -19,12 +19,13 @@ use self::refusal::Refusal;
 use self::topology::Map;
 use self::trip::{Group, Next, Packed, Refused, Trip};
 use super::failure;
+use super::large::LARGE;
 use super::link::{Link, Live};
 use super::track::Sinks;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Lane, Replies, Vouch};
-use crate::store::InvalidationSink;
 use crate::store::url::{Address, RedisTarget};
+use crate::store::{Backlog, InvalidationSink};
 
 mod known;
 mod learn;
@@ -241,7 +242,8 @@ impl Cluster {
             Err(error) => return Sent::Down(error.with_outcome(Outcome::NotSent)),
         };
         let unanswered = Unanswered { cluster: self, answered: false };
-        let asked = link.asked(&live.pulse, Instant::now());
+        let bytes = group.request.bytes();
+        let asked = link.asked(&live.pulse, Instant::now(), bytes, bytes > LARGE);
         batch.mark_sent();
         let answers = match &group.request {
             Packed::One(command) => {
@@ -283,7 +285,10 @@ impl Cluster {
             let vouch = live.vouch().filter(|_| all && self.owns(&group.node, &group.slots));
             return Ok((link, live, vouch));
         }
-        let (link, live) = group.node.data(end.min(Instant::now() + NODE_PATIENCE)).await?;
+        let (link, live) = {
+            let large = group.request.bytes() > LARGE;
+            group.node.data(end.min(Instant::now() + NODE_PATIENCE), large).await?
+        };
         Ok((link.clone(), live, None))
     }
 
@@ -332,6 +337,11 @@ impl Cluster {
     pub(super) fn address(&self) -> String {
         let seeds: Vec<String> = self.seeds.iter().map(Address::to_string).collect();
         seeds.join(",")
+    }
+
+    /// What calls that were given up have left in the queues of its connections.
+    pub(super) fn backlog(&self) -> Arc<Backlog> {
+        Arc::clone(&self.template.backlog)
     }
 
     /// Whether changes may be told: not if there is a single connection.

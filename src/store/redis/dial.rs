@@ -221,7 +221,7 @@ where
             None
         }
     };
-    let pulse = Arc::<Pulse>::default();
+    let pulse = Arc::new(Pulse::new(Arc::clone(&target.backlog)));
     let stream = Gather::new(stream, Arc::clone(&pulse));
     match MultiplexedConnection::new_with_config(&info, stream, config).await {
         Ok((mut connection, driver)) => {

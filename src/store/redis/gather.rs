@@ -3,12 +3,16 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
+
+use super::behind::Behind;
+use super::large::LARGE;
+use crate::store::Backlog;
 
 /// A write of this many bytes is worth its system call as it is.
 const ENOUGH: usize = 4096;
@@ -20,20 +24,32 @@ pub(super) struct Pulse {
     born: Instant,
     // When the first call was sent since one was answered, in milliseconds since `born`; 0 if none was.
     asked: AtomicU64,
-}
-
-impl Default for Pulse {
-    fn default() -> Self {
-        Self { ended: AtomicBool::new(false), born: Instant::now(), asked: AtomicU64::new(0) }
-    }
+    // Bytes that have arrived since a call was answered.
+    arriving: AtomicUsize,
+    // Large calls in flight.
+    large: AtomicUsize,
+    /// What calls that were given up left in the driver's queue.
+    pub(super) behind: Behind,
 }
 
 impl Pulse {
     /// Who holds a pulse besides calls: the link, the driver's task and the stream.
     const KEPT: usize = 3;
 
+    pub(super) fn new(backlog: Arc<Backlog>) -> Self {
+        Self {
+            ended: AtomicBool::new(false),
+            born: Instant::now(),
+            asked: AtomicU64::new(0),
+            arriving: AtomicUsize::new(0),
+            large: AtomicUsize::new(0),
+            behind: Behind::new(backlog),
+        }
+    }
+
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.behind.end();
     }
 
     /// A call is sent at about `moment`.
@@ -49,6 +65,34 @@ impl Pulse {
         if self.asked.load(Ordering::Relaxed) != 0 {
             self.asked.store(0, Ordering::Relaxed);
         }
+        if self.arriving.load(Ordering::Relaxed) != 0 {
+            self.arriving.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes arrived. Only the driver's task says so.
+    fn arrived(&self, bytes: usize) {
+        let before = self.arriving.load(Ordering::Relaxed);
+        self.arriving.store(before.saturating_add(bytes), Ordering::Relaxed);
+    }
+
+    /// A large call begins.
+    pub(super) fn large_begins(&self) {
+        self.large.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A large call is over.
+    pub(super) fn large_ends(&self) {
+        self.large.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a small call would wait behind something large: a call that is known to be, one that was given up and is
+    /// still in the queue, or an answer of which so much has arrived. To be asked by who holds it for a call to come.
+    pub(super) fn is_busy(self: &Arc<Self>) -> bool {
+        self.large.load(Ordering::Relaxed) > 0
+            || self.behind.is_any()
+            // What arrived for calls that were given up says nothing of those to come.
+            || (self.arriving.load(Ordering::Relaxed) > LARGE && self.is_shared())
     }
 
     /// For how long calls have been waiting without an answer to any of them.
@@ -61,6 +105,11 @@ impl Pulse {
 
     pub(super) fn is_up(&self) -> bool {
         !self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether anybody holds it besides the driver's task and the stream.
+    pub(super) fn is_used(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > Self::KEPT - 1
     }
 
     /// Whether more than one call is in flight: each holds the pulse, so that counting costs nothing.
@@ -93,7 +142,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let done = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.pulse.arrived(buf.filled().len() - before);
+        done
     }
 }
 

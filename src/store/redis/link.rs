@@ -1,6 +1,7 @@
 //! One connection that comes back: dead until asked for, then dialled by one task for all who wait.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,12 +12,14 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::behind;
 use super::dial::{Dialled, Driver, dial};
 use super::gather::Pulse;
 use super::sentinel;
 use super::track::{Tracker, Tracking};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::Vouch;
+use crate::store::runtime;
 use crate::store::url::{Address, RedisTarget};
 
 /// Pauses between attempts: doubling from the first to the last, up to half of each left to chance.
@@ -88,6 +91,7 @@ impl Live {
 
     /// Nobody relies on it any more.
     fn let_go(&self) {
+        self.pulse.behind.let_go();
         if let Some(tracker) = &self.tracker {
             tracker.lost();
         }
@@ -178,10 +182,42 @@ impl Link {
         }
     }
 
-    /// A call is sent over `used`. To be told of its answer: one that is dropped before was given up.
-    pub(super) fn asked<'a>(&'a self, used: &'a Arc<Pulse>, moment: Instant) -> Asked<'a> {
+    /// A call is sent over `used`, whose request has so many bytes; `large` if others are to go past it. To be told of its
+    /// answer: one that is dropped before was given up.
+    pub(super) fn asked<'a>(
+        &'a self,
+        used: &'a Arc<Pulse>,
+        moment: Instant,
+        bytes: usize,
+        large: bool,
+    ) -> Asked<'a> {
         used.ask(moment);
-        Asked { link: self, used, answered: false }
+        if large {
+            used.large_begins();
+        }
+        Asked { link: self, used, bytes, large, answered: false }
+    }
+
+    /// Drops a connection on which calls have waited in vain for long. Answers whether it did.
+    pub(super) fn leave_if_silent(&self, used: &Arc<Pulse>) -> bool {
+        let silent = used.silence() >= SILENT_FOR;
+        if silent {
+            tracing::debug!(target: "larder", "the connection is silent, dialling another");
+            self.discard(used);
+        }
+        silent
+    }
+
+    /// Sees to it that what was left behind over `used` is counted out when it has left the queue.
+    fn sweep(&self, used: &Arc<Pulse>) {
+        let live = self.0.state().live.clone();
+        match live.filter(|live| Arc::ptr_eq(&live.pulse, used)) {
+            Some(live) if runtime::is_here() => {
+                tokio::spawn(behind::sweep(self.clone(), live.connection, live.pulse));
+            }
+            // It was let go of, and takes its queue with it; or the next call that is given up sees to it.
+            _ => used.behind.unswept(),
+        }
     }
 
     /// Whether the server that it leads to is found anew each time it is dialled.
@@ -298,6 +334,8 @@ impl State {
 pub(super) struct Asked<'a> {
     link: &'a Link,
     used: &'a Arc<Pulse>,
+    bytes: usize,
+    large: bool,
     answered: bool,
 }
 
@@ -311,9 +349,15 @@ impl Asked<'_> {
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if !self.answered && self.used.silence() >= SILENT_FOR {
-            tracing::debug!(target: "larder", "the connection is silent, dialling another");
-            self.link.discard(self.used);
+        if self.large {
+            self.used.large_ends();
+        }
+        if self.answered {
+            return;
+        }
+        self.link.leave_if_silent(self.used);
+        if self.used.behind.leave(self.bytes) {
+            self.link.sweep(self.used);
         }
     }
 }
@@ -440,9 +484,10 @@ async fn drive(driver: Driver, connection: MultiplexedConnection, ended: Ended) 
     match &ended.tracker {
         Some(tracker) => tracker.drive(driver, connection).await,
         None => {
-            // The driver ends when nobody can send any more.
+            // The driver ends when nobody can send any more, and has written what is left: of that nobody wants the
+            // answer.
             drop(connection);
-            driver.await;
+            select(driver, pin!(behind::unused(&ended.pulse))).await;
         }
     }
 }

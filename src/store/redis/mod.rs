@@ -12,18 +12,21 @@ use tokio::time::Instant;
 
 use self::cluster::Cluster;
 use self::command::Request;
+use self::large::{LargeValues, at_hand};
 use self::link::{Link, Live};
 use self::track::{Sinks, Tracking};
 use super::url::{Address, RedisTarget, Target};
-use super::{Capabilities, InvalidationSink, Store, runtime};
+use super::{Backlog, Capabilities, InvalidationSink, Store, request_bytes, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Lane, Replies, Vouch};
 
+mod behind;
 mod cluster;
 mod command;
 mod dial;
 mod failure;
 mod gather;
+mod large;
 mod link;
 mod reply;
 mod scripts;
@@ -50,9 +53,18 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct RedisStore(Arc<Source>);
 
 enum Source {
-    Own { links: Vec<Link>, target: Arc<RedisTarget>, patience: Duration, told: Option<Told> },
+    Own {
+        links: Vec<Link>,
+        target: Arc<RedisTarget>,
+        patience: Duration,
+        told: Option<Told>,
+        large: LargeValues,
+    },
     Cluster(Arc<Cluster>),
-    Injected { provider: Box<dyn session::AnyProvider>, told: Option<Told> },
+    Injected {
+        provider: Box<dyn session::AnyProvider>,
+        told: Option<Told>,
+    },
 }
 
 /// The connections that tell of changes. Each is made when it is first used.
@@ -167,7 +179,8 @@ impl RedisStore {
             .collect();
         let told = (most > 1)
             .then(|| Told::new(Arc::clone(&target), connect_timeout, most - connections - 1));
-        Self(Arc::new(Source::Own { links, target, patience: connect_timeout, told }))
+        let large = LargeValues::default();
+        Self(Arc::new(Source::Own { links, target, patience: connect_timeout, told, large }))
     }
 
     /// A store on the cluster that is found at `seeds`. Connections are opened when they are first used.
@@ -238,6 +251,17 @@ impl RedisStore {
         Some(target.address.to_string())
     }
 
+    /// What calls that were given up have left in the queues of its own connections.
+    pub(crate) fn backlog(&self) -> Arc<Backlog> {
+        match &*self.0 {
+            Source::Own { target, .. } => Arc::clone(&target.backlog),
+            Source::Cluster(cluster) => cluster.backlog(),
+            Source::Injected { told, .. } => {
+                told.as_ref().map(|told| Arc::clone(&told.target.backlog)).unwrap_or_default()
+            }
+        }
+    }
+
     fn told(&self) -> Option<&Told> {
         match &*self.0 {
             Source::Own { told, .. } | Source::Injected { told, .. } => told.as_ref(),
@@ -288,10 +312,12 @@ impl Store for RedisStore {
         }
         Box::pin(async move {
             runtime::check("a Redis store")?;
-            let Reached { link, mut live, vouch } = match self.at_once(&batch) {
+            let bytes = request_bytes(&batch);
+            let large = self.is_large(&batch, bytes);
+            let Reached { link, mut live, vouch } = match self.at_once(&batch, large) {
                 Ok(reached) => reached,
                 // Boxed, so that calls that find a connection do not carry its room.
-                Err(down) => match Box::pin(self.reach(&batch, down)).await? {
+                Err(down) => match Box::pin(self.reach(&batch, large, down)).await? {
                     Way::Own(reached) => reached,
                     Way::Injected(mut session) => {
                         return Box::pin(send(&batch, &mut session)).await;
@@ -300,7 +326,7 @@ impl Store for RedisStore {
             };
             // In this function, and the request borrowed: as a function of its own that is called from two places,
             // each call in flight held half as much again.
-            let asked = link.asked(&live.pulse, batch.started());
+            let asked = link.asked(&live.pulse, batch.started(), bytes, large);
             let request = Request::of(&batch);
             let done = match &request {
                 // Past the boxed future of the driver's trait: this is the path that most calls take.
@@ -311,6 +337,9 @@ impl Store for RedisStore {
                 Request::Many(pipeline) => many(&batch, pipeline, &mut live.connection).await,
             };
             asked.answered();
+            if let (Source::Own { large, .. }, Ok(replies)) = (&*self.0, &done) {
+                large.learn(&batch, replies);
+            }
             // A server that wants credentials again, after they were changed, gets them from a new handshake.
             if forgot_us(&done) {
                 link.discard(&live.pulse);
@@ -387,6 +416,10 @@ impl<'a> Reached<'a> {
         let vouch = live.vouch();
         Self { link, live, vouch }
     }
+
+    fn lent((link, live): (&'a Link, Live)) -> Self {
+        Self::new(MaybeOwned::Lent(link), live)
+    }
 }
 
 /// A link for as long as a call lasts. Those for data are lent: counting them would cost every call.
@@ -413,10 +446,20 @@ enum Way<'a> {
 }
 
 impl RedisStore {
+    /// Whether a batch, whose request has so many bytes, or its answer is likely to be large.
+    fn is_large(&self, batch: &Batch, bytes: usize) -> bool {
+        match &*self.0 {
+            Source::Own { large, .. } => large.expected(batch, bytes),
+            _ => false,
+        }
+    }
+
     /// A connection that is up; else the one for data that is to be waited for, if that is what the batch needs.
-    fn at_once(&self, batch: &Batch) -> Result<Reached<'_>, Option<&Link>> {
+    fn at_once(&self, batch: &Batch, large: bool) -> Result<Reached<'_>, Option<&Link>> {
         match (batch.lane(), &*self.0) {
-            (Lane::Data, Source::Own { links, .. }) => at_hand(links).map_err(Some),
+            (Lane::Data, Source::Own { links, .. }) => {
+                at_hand(links, large).map(Reached::lent).map_err(Some)
+            }
             (_, Source::Cluster(_)) | (Lane::Data, Source::Injected { .. }) => Err(None),
             (lane, _) => {
                 let link = self.told().and_then(|told| told.link(lane)).ok_or(None)?;
@@ -427,7 +470,12 @@ impl RedisStore {
     }
 
     /// What the batch goes over, waiting for it until its deadline.
-    async fn reach<'a>(&'a self, batch: &Batch, down: Option<&'a Link>) -> Result<Way<'a>> {
+    async fn reach<'a>(
+        &'a self,
+        batch: &Batch,
+        large: bool,
+        down: Option<&'a Link>,
+    ) -> Result<Way<'a>> {
         if *batch.lane() != Lane::Data
             && let Some(link) = self.told().and_then(|told| told.link(batch.lane()))
             && let Some(live) = link.soon(batch.deadline()).await
@@ -436,39 +484,17 @@ impl RedisStore {
         }
         let found = match (down, &*self.0) {
             (Some(link), _) => Err(link),
-            (None, Source::Own { links, .. }) => at_hand(links),
+            (None, Source::Own { links, .. }) => at_hand(links, large),
             (None, Source::Injected { provider, .. }) => {
                 return Ok(Way::Injected(provider.session().await?));
             }
             // Its batches went their own way before.
             (None, Source::Cluster(_)) => return Err(no_one_session()),
         };
-        Ok(Way::Own(match found {
-            Ok(reached) => reached,
-            Err(link) => {
-                let live = link.get(batch.deadline()).await?;
-                Reached::new(MaybeOwned::Lent(link), live)
-            }
-        }))
-    }
-}
-
-/// One of the connections, by chance: a turn would be kept where all threads write. While it is down and another one is up, that one, and the first is
-/// dialled meanwhile: a call waits only if all are down. Then it waits for the one that is given as the error.
-fn at_hand(links: &[Link]) -> Result<Reached<'_>, &Link> {
-    let link = match links {
-        [link] => link,
-        several => &several[fastrand::usize(..several.len())],
-    };
-    if let Some(live) = link.current() {
-        return Ok(Reached::new(MaybeOwned::Lent(link), live));
-    }
-    match links.iter().find_map(|link| Some((link, link.current()?))) {
-        Some((other, live)) => {
-            link.dial();
-            Ok(Reached::new(MaybeOwned::Lent(other), live))
-        }
-        None => Err(link),
+        Ok(Way::Own(Reached::lent(match found {
+            Ok(found) => found,
+            Err(link) => (link, link.get(batch.deadline()).await?),
+        })))
     }
 }
 

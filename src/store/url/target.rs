@@ -7,9 +7,9 @@ use secrecy::SecretString;
 
 use super::{Address, Hidden, UrlOptions};
 use crate::error::Result;
-use crate::store::AnyCredentials;
 #[cfg(feature = "tls")]
 use crate::store::tls::{Connector, Tls};
+use crate::store::{AnyCredentials, Backlog};
 
 /// A Redis or Valkey server, and who we are there. `Debug` hides the credentials.
 pub(crate) struct RedisTarget {
@@ -20,6 +20,8 @@ pub(crate) struct RedisTarget {
     pub(crate) options: UrlOptions,
     /// Gives other credentials than those above, for each connection.
     pub(crate) credentials: Option<Arc<dyn AnyCredentials>>,
+    /// What calls that were given up have left in the queues of all connections to it.
+    pub(crate) backlog: Arc<Backlog>,
     /// The settings of TLS, if it is to be used.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
@@ -42,6 +44,7 @@ impl RedisTarget {
             db,
             options,
             credentials: None,
+            backlog: Arc::default(),
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "tls")]
@@ -61,6 +64,7 @@ impl RedisTarget {
             db: self.db,
             options: self.options.clone(),
             credentials: self.credentials.clone(),
+            backlog: Arc::clone(&self.backlog),
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),
             #[cfg(feature = "tls")]

@@ -64,13 +64,16 @@ fn special_characters_in_a_password_are_read_raw_or_percent_encoded() {
 
 #[test]
 fn options_are_read() {
-    let target =
-        redis("redis://h/1?deadline_ms=250&connect_timeout_ms=9&max_connections=8&connections=2");
+    let target = redis(
+        "redis://h/1?deadline_ms=250&connect_timeout_ms=9&max_connections=8&connections=2&max_in_flight=7&max_in_flight_bytes=70000",
+    );
     let expected = UrlOptions {
         deadline: Some(Duration::from_millis(250)),
         connect_timeout: Some(Duration::from_millis(9)),
         max_connections: Some(8),
         connections: Some(2),
+        max_in_flight: Some(7),
+        max_in_flight_bytes: Some(70_000),
     };
     assert_eq!(target.options, expected);
     for (url, expected) in

@@ -139,8 +139,8 @@ impl Cluster {
             // One that has no slots yet is in no answer to CLUSTER SLOTS.
             let mut command = redis::cmd("CLUSTER");
             command.arg("NODES");
-            let (link, mut live) = by.data(end).await?;
-            let asked = link.asked(&live.pulse, Instant::now());
+            let (link, mut live) = by.data(end, false).await?;
+            let asked = link.asked(&live.pulse, Instant::now(), 0, false);
             let answer = live.connection.send_packed_command(&command).await;
             asked.answered();
             let answer = answer.map_err(|error| {

@@ -167,8 +167,8 @@ impl Cluster {
         command.arg("SLOTS");
         let (answer, at) = match &candidate {
             Candidate::Node(node) => {
-                let (link, mut live) = node.data(Instant::now() + self.patience).await?;
-                let asked = link.asked(&live.pulse, Instant::now());
+                let (link, mut live) = node.data(Instant::now() + self.patience, false).await?;
+                let asked = link.asked(&live.pulse, Instant::now(), 0, false);
                 let answer = live.connection.send_packed_command(&command).await;
                 asked.answered();
                 (answer, node.address())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::Told;
+use super::super::large::at_hand;
 use super::super::link::{Link, Live};
 use super::super::track::Sinks;
 use crate::error::Result;
@@ -100,32 +101,17 @@ impl Node {
         }
     }
 
-    /// One of those for data, by chance: a turn would be kept where all threads write.
-    fn any(&self) -> &Link {
-        match &self.links[..] {
-            [link] => link,
-            several => &several[fastrand::usize(..several.len())],
-        }
-    }
-
     /// A connection for data that is up.
     pub(super) fn current(&self) -> Option<(&Link, Live)> {
-        let link = self.any();
-        if let Some(live) = link.current() {
-            return Some((link, live));
-        }
-        let found = self.links.iter().find_map(|link| Some((link, link.current()?)))?;
-        link.dial();
-        Some(found)
+        at_hand(&self.links, false).ok()
     }
 
     /// A connection for data, waiting for it until `end` if none is up.
-    pub(super) async fn data(&self, end: Instant) -> Result<(&Link, Live)> {
-        if let Some(found) = self.current() {
-            return Ok(found);
+    pub(super) async fn data(&self, end: Instant, large: bool) -> Result<(&Link, Live)> {
+        match at_hand(&self.links, large) {
+            Ok(found) => Ok(found),
+            Err(link) => Ok((link, link.get(Some(end)).await?)),
         }
-        let link = self.any();
-        Ok((link, link.get(Some(end)).await?))
     }
 
     /// It serves something although no slot is its own yet.

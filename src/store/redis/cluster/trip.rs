@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, Pipeline, Value};
+use redis::{Arg, Cmd, Pipeline, Value};
 
 use super::super::{command, failure};
 use super::node::Node;
@@ -40,6 +40,23 @@ pub(super) struct Group {
 pub(super) enum Packed {
     One(Cmd),
     Many(Pipeline),
+}
+
+impl Packed {
+    /// About how many bytes it is.
+    pub(super) fn bytes(&self) -> usize {
+        let of = |cmd: &Cmd| {
+            let args = cmd.args_iter().map(|arg| match arg {
+                Arg::Simple(arg) => arg.len(),
+                _ => 0,
+            });
+            args.sum::<usize>()
+        };
+        match self {
+            Self::One(cmd) => of(cmd),
+            Self::Many(pipeline) => pipeline.cmd_iter().map(of).sum(),
+        }
+    }
 }
 
 /// What is to be done before the pieces that are left are sent.
