@@ -20,8 +20,18 @@ use sources::Loaded;
 const DEFAULT_HOST: &str = "127.0.0.1";
 
 /// Every setting, as a TOML file names it.
-const NAMES: [&str; 8] =
-    ["url", "host", "port", "username", "password", "db", "max_connections", "deadline_ms"];
+const NAMES: [&str; 10] = [
+    "url",
+    "host",
+    "port",
+    "username",
+    "password",
+    "db",
+    "max_connections",
+    "deadline_ms",
+    "ping_interval_ms",
+    "ping_timeout_ms",
+];
 
 /// The settings that a URL takes the place of.
 const PARTS: [&str; 5] = ["host", "port", "username", "password", "db"];
@@ -43,6 +53,8 @@ const PARTS: [&str; 5] = ["host", "port", "username", "password", "db"];
 /// | number of the database | `REDIS_DB` | `db` | 0 |
 /// | most connections to open | `REDIS_MAX_CONNECTIONS` | `max_connections` | the client's |
 /// | time limit of a call in milliseconds | `REDIS_DEADLINE_MS` | `deadline_ms` | the client's |
+/// | how long a connection may be quiet before the server is asked, in milliseconds | `REDIS_PING_INTERVAL_MS` | `ping_interval_ms` | the client's |
+/// | how long it may take to answer then, in milliseconds | `REDIS_PING_TIMEOUT_MS` | `ping_timeout_ms` | the client's |
 ///
 /// ```
 /// use std::time::Duration;
@@ -78,6 +90,8 @@ struct Resolved {
     url: SecretString,
     max_connections: Option<usize>,
     deadline: Option<Duration>,
+    ping_interval: Option<Duration>,
+    ping_timeout: Option<Duration>,
 }
 
 impl CacheConfig {
@@ -159,6 +173,16 @@ impl CacheConfig {
         self
     }
 
+    /// As [`Builder::ping_interval`], in whole milliseconds. Defaults to what the URL says, else to the client's default.
+    pub fn ping_interval(self, interval: Duration) -> Self {
+        self.set("ping_interval_ms", interval.as_millis().to_string())
+    }
+
+    /// As [`Builder::ping_timeout`], in whole milliseconds. Defaults to what the URL says, else to the client's default.
+    pub fn ping_timeout(self, timeout: Duration) -> Self {
+        self.set("ping_timeout_ms", timeout.as_millis().to_string())
+    }
+
     /// Whether a source says where the server is (a URL, a host or a port), or everything about that is
     /// a default.
     ///
@@ -208,13 +232,20 @@ impl CacheConfig {
     }
 
     fn builder(&self) -> Result<Builder> {
-        let Resolved { url, max_connections, deadline } = self.resolve()?;
+        let Resolved { url, max_connections, deadline, ping_interval, ping_timeout } =
+            self.resolve()?;
         let mut builder = CacheClient::builder().url(url.expose_secret());
         if let Some(most) = max_connections {
             builder = builder.max_connections(most);
         }
         if let Some(deadline) = deadline {
             builder = builder.deadline(deadline);
+        }
+        if let Some(interval) = ping_interval {
+            builder = builder.ping_interval(interval);
+        }
+        if let Some(timeout) = ping_timeout {
+            builder = builder.ping_timeout(timeout);
         }
         Ok(builder)
     }
@@ -225,14 +256,17 @@ impl CacheConfig {
         let max_connections = reader
             .number("max_connections", url::CONNECTIONS_RANGE)
             .map(|connections| connections as usize);
-        let deadline = reader.number("deadline_ms", url::MILLIS_RANGE).map(Duration::from_millis);
+        let mut millis = |name| reader.number(name, url::MILLIS_RANGE).map(Duration::from_millis);
+        let deadline = millis("deadline_ms");
+        let (ping_interval, ping_timeout) = (millis("ping_interval_ms"), millis("ping_timeout_ms"));
         let Reader { mut mistakes, later, .. } = reader;
         if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
             mistakes.push("`deadline` set in code: no call can be done in no time".to_owned());
         }
         match (url, later) {
             (Some(url), None) if mistakes.is_empty() => {
-                Ok(Resolved { url, max_connections, deadline: self.deadline.or(deadline) })
+                let deadline = self.deadline.or(deadline);
+                Ok(Resolved { url, max_connections, deadline, ping_interval, ping_timeout })
             }
             (_, Some(later)) if mistakes.is_empty() => Err(later),
             (_, later) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::store::MemoryStore;
-use larder::{CacheClient, ErrorKind};
+use larder::{CacheClient, ErrorKind, ReadPreference};
 
 #[test]
 fn a_setting_without_effect_is_a_mistake() {
@@ -12,6 +12,11 @@ fn a_setting_without_effect_is_a_mistake() {
         CacheClient::builder().url("memory://").connections(2),
         CacheClient::builder().connect_timeout(Duration::from_secs(1)),
         CacheClient::builder().store(MemoryStore::new()).max_bytes(1 << 20),
+        CacheClient::builder().ping_interval(Duration::from_secs(1)),
+        CacheClient::builder().store(MemoryStore::new()).ping_timeout(Duration::from_secs(1)),
+        CacheClient::builder().breaker(false),
+        CacheClient::builder().store(MemoryStore::new()).breaker(true),
+        CacheClient::builder().url("redis+cluster://127.0.0.1").breaker(true),
     ];
     for builder in refused {
         let error = builder.build().unwrap_err();
@@ -23,15 +28,39 @@ fn a_setting_without_effect_is_a_mistake() {
 }
 
 #[test]
+fn replicas_are_asked_for_where_they_are() {
+    let refused = [
+        CacheClient::builder(),
+        CacheClient::builder().url("redis://127.0.0.1"),
+        CacheClient::builder().url("redis+unix:///run/redis.sock"),
+        CacheClient::builder().url("redis+sentinel://127.0.0.1/name"),
+        CacheClient::builder().store(MemoryStore::new()),
+    ];
+    for builder in refused {
+        let error = builder.read_from(ReadPreference::PreferReplica).build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("read_from is for redis+cluster://"), "{error}");
+    }
+    let cluster = CacheClient::builder().url("redis+cluster://127.0.0.1");
+    assert!(cluster.read_from(ReadPreference::PreferReplica).build().is_ok());
+    let single = CacheClient::builder().url("redis://127.0.0.1?breaker=off");
+    assert!(single.read_from(ReadPreference::Primary).breaker(true).build().is_ok());
+}
+
+#[test]
 fn all_mistakes_are_named_at_once() {
     let error = CacheClient::builder()
         .url("redis://127.0.0.1:0/x?colour=red")
         .deadline(Duration::ZERO)
         .connections(0)
+        .ping_interval(Duration::ZERO)
+        .ping_timeout(Duration::ZERO)
         .build()
         .unwrap_err();
     let text = error.to_string();
-    for mistake in ["deadline", "connections", "port", "database", "option"] {
+    for mistake in
+        ["deadline", "connections", "port", "database", "option", "ping interval", "ping timeout"]
+    {
         assert!(text.contains(mistake), "{mistake} is missing in: {text}");
     }
     assert!(!text.contains("no effect"), "{text}");

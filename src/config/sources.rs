@@ -78,7 +78,7 @@ pub(super) fn load(
 
 /// A value as text: text itself, or an integer where a number is meant.
 fn text(name: &str, value: Value) -> Result<SecretString, &'static str> {
-    let is_number = matches!(name, "port" | "db" | "max_connections" | "deadline_ms");
+    let is_number = matches!(name, "port" | "db" | "max_connections") || name.ends_with("_ms");
     match value {
         Value::String(_, text) => Ok(text.into()),
         Value::Num(_, number) if is_number => {

@@ -7,12 +7,15 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::op::{Batch, OP_KINDS, OP_NAMES, Op, Replies, Reply};
 
+mod breaker;
 mod cells;
 mod histogram;
 mod locks;
 mod reads;
 mod table;
 
+pub(crate) use breaker::BreakerRecorder;
+pub use breaker::BreakerStats;
 use cells::{Place, Striped};
 pub(crate) use cells::{place, stripes};
 use histogram::Histogram;
@@ -40,6 +43,7 @@ pub(crate) struct Recorder {
     operations: [OnceLock<Operation>; OP_KINDS],
     namespaces: Table,
     locks: Arc<LockRecorder>,
+    breaker: Arc<BreakerRecorder>,
 }
 
 /// One operation's numbers.
@@ -72,6 +76,7 @@ impl Recorder {
             operations: [const { OnceLock::new() }; OP_KINDS],
             namespaces: Table::new(max_namespaces),
             locks: Arc::new(LockRecorder::new()),
+            breaker: Arc::default(),
         }
     }
 
@@ -145,6 +150,11 @@ impl Recorder {
     /// Where locks are counted.
     pub(crate) fn locks(&self) -> Arc<LockRecorder> {
         Arc::clone(&self.locks)
+    }
+
+    /// Where the breaker is counted.
+    pub(crate) fn breaker(&self) -> Arc<BreakerRecorder> {
+        Arc::clone(&self.breaker)
     }
 
     fn operation(&self, index: usize) -> &Operation {
@@ -227,6 +237,7 @@ impl Recorder {
             namespaces,
             reads,
             locks: self.locks.snapshot(),
+            breaker: self.breaker.snapshot(),
             near_entries: 0,
             near_bytes: 0,
         }
@@ -268,6 +279,8 @@ pub struct Stats {
     pub reads: BTreeMap<String, ReadStats>,
     /// What became of the locks that were taken with guards.
     pub locks: LockStats,
+    /// How often the store was left alone because it did not answer.
+    pub breaker: BreakerStats,
     /// How many values are near at the moment, of all namespaces together. What is void since a
     /// connection was lost or the data was flushed counts until it is come upon.
     pub near_entries: u64,

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use crate::error::Result;
 use crate::op::{Batch, Replies};
 
+mod breaker;
 mod credentials;
 mod deadline;
 mod gate;
@@ -21,6 +22,7 @@ pub(crate) mod tls;
 pub(crate) mod url;
 mod wake;
 
+pub(crate) use breaker::{Breaker, Broken};
 pub(crate) use credentials::AnyCredentials;
 pub use credentials::{Credentials, CredentialsProvider};
 pub(crate) use deadline::Deadline;
@@ -30,6 +32,7 @@ pub use memory::MemoryStore;
 pub(crate) use observe::Observe;
 pub use redis::RedisStore;
 pub(crate) use retry::Retry;
+pub use url::ReadPreference;
 pub(crate) use wake::Wakeups;
 
 /// Something that executes batches of operations.

@@ -4,12 +4,14 @@
 
 mod bad_inputs;
 mod bad_servers;
+mod breaker;
 mod deadlines;
 mod locks;
 mod pushes;
 mod recovery;
 mod refusals;
 mod replies;
+mod silence;
 
 use std::sync::LazyLock;
 use std::time::Duration;

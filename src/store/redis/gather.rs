@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A write of this many bytes is worth its system call as it is.
@@ -18,13 +19,24 @@ const ENOUGH: usize = 4096;
 pub(super) struct Pulse {
     ended: AtomicBool,
     born: Instant,
+    // When something arrived last, in nanoseconds since `born`.
+    heard: AtomicU64,
     // When the first call was sent since one was answered, in milliseconds since `born`; 0 if none was.
     asked: AtomicU64,
+    let_go: Notify,
+    held_up: AtomicBool,
 }
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self { ended: AtomicBool::new(false), born: Instant::now(), asked: AtomicU64::new(0) }
+        Self {
+            ended: AtomicBool::new(false),
+            born: Instant::now(),
+            heard: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            let_go: Notify::new(),
+            held_up: AtomicBool::new(false),
+        }
     }
 }
 
@@ -34,6 +46,36 @@ impl Pulse {
 
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+    }
+
+    /// When something arrived last, or the peer took what it had refused to take: it is there.
+    pub(super) fn heard(&self) -> Instant {
+        self.born + Duration::from_nanos(self.heard.load(Ordering::Relaxed))
+    }
+
+    fn hear(&self) {
+        let nanos = u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.heard.store(nanos, Ordering::Relaxed);
+    }
+
+    /// No new calls are sent over it.
+    pub(super) fn let_go(&self) {
+        self.let_go.notify_one();
+    }
+
+    /// Ends when no new calls are sent over it.
+    pub(super) async fn is_let_go(&self) {
+        self.let_go.notified().await;
+    }
+
+    /// What keeps the server from answering this connection alone may be sent over it: WAIT, or a blocking command of
+    /// the caller's own.
+    pub(super) fn hold_up(&self) {
+        self.held_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn may_be_held_up(&self) -> bool {
+        self.held_up.load(Ordering::Relaxed)
     }
 
     /// A call is sent at about `moment`.
@@ -79,11 +121,13 @@ pub(super) struct Gather<S> {
     stream: S,
     pulse: Arc<Pulse>,
     waited: bool,
+    // The peer did not take all that was written.
+    full: bool,
 }
 
 impl<S> Gather<S> {
     pub(super) fn new(stream: S, pulse: Arc<Pulse>) -> Self {
-        Self { stream, pulse, waited: false }
+        Self { stream, pulse, waited: false, full: false }
     }
 }
 
@@ -93,7 +137,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.pulse.hear();
+        }
+        read
     }
 }
 
@@ -109,7 +158,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        match written {
+            Poll::Pending => self.full = true,
+            // A large value on its way over a slow network: an answer cannot come before its end.
+            Poll::Ready(_) if self.full => {
+                self.full = false;
+                self.pulse.hear();
+            }
+            Poll::Ready(_) => {}
+        }
+        written
     }
 
     /// Comes when everything was written.

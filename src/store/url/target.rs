@@ -20,6 +20,8 @@ pub(crate) struct RedisTarget {
     pub(crate) options: UrlOptions,
     /// Gives other credentials than those above, for each connection.
     pub(crate) credentials: Option<Arc<dyn AnyCredentials>>,
+    /// Whether it is a replica that is to answer reads.
+    pub(crate) is_replica: bool,
     /// The settings of TLS, if it is to be used.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
@@ -42,6 +44,7 @@ impl RedisTarget {
             db,
             options,
             credentials: None,
+            is_replica: false,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "tls")]
@@ -61,6 +64,7 @@ impl RedisTarget {
             db: self.db,
             options: self.options.clone(),
             credentials: self.credentials.clone(),
+            is_replica: self.is_replica,
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),
             #[cfg(feature = "tls")]
