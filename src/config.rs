@@ -21,7 +21,7 @@ use sources::Loaded;
 const DEFAULT_HOST: &str = "127.0.0.1";
 
 /// Every setting, as a TOML file names it.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 12] = [
     "url",
     "host",
     "port",
@@ -32,6 +32,8 @@ const NAMES: [&str; 10] = [
     "max_in_flight",
     "max_in_flight_bytes",
     "deadline_ms",
+    "ping_interval_ms",
+    "ping_timeout_ms",
 ];
 
 /// The settings that a URL takes the place of.
@@ -56,6 +58,8 @@ const PARTS: [&str; 5] = ["host", "port", "username", "password", "db"];
 /// | most calls in flight | `REDIS_MAX_IN_FLIGHT` | `max_in_flight` | the client's |
 /// | most bytes that they hold | `REDIS_MAX_IN_FLIGHT_BYTES` | `max_in_flight_bytes` | the client's |
 /// | time limit of a call in milliseconds | `REDIS_DEADLINE_MS` | `deadline_ms` | the client's |
+/// | how long a connection may be quiet before the server is asked, in milliseconds | `REDIS_PING_INTERVAL_MS` | `ping_interval_ms` | the client's |
+/// | how long it may take to answer then, in milliseconds | `REDIS_PING_TIMEOUT_MS` | `ping_timeout_ms` | the client's |
 ///
 /// ```
 /// use std::time::Duration;
@@ -93,6 +97,8 @@ struct Resolved {
     max_in_flight: Option<u64>,
     max_in_flight_bytes: Option<u64>,
     deadline: Option<Duration>,
+    ping_interval: Option<Duration>,
+    ping_timeout: Option<Duration>,
 }
 
 impl CacheConfig {
@@ -185,6 +191,16 @@ impl CacheConfig {
         self
     }
 
+    /// As [`Builder::ping_interval`], in whole milliseconds. Defaults to what the URL says, else to the client's default.
+    pub fn ping_interval(self, interval: Duration) -> Self {
+        self.set("ping_interval_ms", interval.as_millis().to_string())
+    }
+
+    /// As [`Builder::ping_timeout`], in whole milliseconds. Defaults to what the URL says, else to the client's default.
+    pub fn ping_timeout(self, timeout: Duration) -> Self {
+        self.set("ping_timeout_ms", timeout.as_millis().to_string())
+    }
+
     /// Whether a source says where the server is (a URL, a host or a port), or everything about that is
     /// a default.
     ///
@@ -234,8 +250,15 @@ impl CacheConfig {
     }
 
     fn builder(&self) -> Result<Builder> {
-        let Resolved { url, max_connections, max_in_flight, max_in_flight_bytes, deadline } =
-            self.resolve()?;
+        let Resolved {
+            url,
+            max_connections,
+            max_in_flight,
+            max_in_flight_bytes,
+            deadline,
+            ping_interval,
+            ping_timeout,
+        } = self.resolve()?;
         let mut builder = CacheClient::builder().url(url.expose_secret());
         if let Some(most) = max_connections {
             builder = builder.max_connections(most);
@@ -249,6 +272,12 @@ impl CacheConfig {
         if let Some(deadline) = deadline {
             builder = builder.deadline(deadline);
         }
+        if let Some(interval) = ping_interval {
+            builder = builder.ping_interval(interval);
+        }
+        if let Some(timeout) = ping_timeout {
+            builder = builder.ping_timeout(timeout);
+        }
         Ok(builder)
     }
 
@@ -260,7 +289,9 @@ impl CacheConfig {
             .map(|connections| connections as usize);
         let max_in_flight = reader.number("max_in_flight", CALLS_RANGE);
         let max_in_flight_bytes = reader.number("max_in_flight_bytes", BYTES_RANGE);
-        let deadline = reader.number("deadline_ms", url::MILLIS_RANGE).map(Duration::from_millis);
+        let mut millis = |name| reader.number(name, url::MILLIS_RANGE).map(Duration::from_millis);
+        let deadline = millis("deadline_ms");
+        let (ping_interval, ping_timeout) = (millis("ping_interval_ms"), millis("ping_timeout_ms"));
         let Reader { mut mistakes, later, .. } = reader;
         if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
             mistakes.push("`deadline` set in code: no call can be done in no time".to_owned());
@@ -272,6 +303,8 @@ impl CacheConfig {
                 max_in_flight,
                 max_in_flight_bytes,
                 deadline: self.deadline.or(deadline),
+                ping_interval,
+                ping_timeout,
             }),
             (_, Some(later)) if mistakes.is_empty() => Err(later),
             (_, later) => {

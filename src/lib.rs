@@ -66,12 +66,12 @@ pub use namespace::{Namespace, NamespaceBuilder};
 pub use op::{Direction, Presence};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use stats::{
-    Invalidations, Latency, LockStats, NO_PREFIX, NamespaceStats, OTHER, OperationStats, ReadStats,
-    Stats,
+    BreakerStats, Invalidations, Latency, LockStats, NO_PREFIX, NamespaceStats, OTHER,
+    OperationStats, ReadStats, Stats,
 };
 #[cfg(feature = "tls")]
 pub use store::tls::Tls;
-pub use store::{Credentials, CredentialsProvider};
+pub use store::{Credentials, CredentialsProvider, ReadPreference};
 pub use ttl::{Expiry, Ttl};
 
 /// The Redis driver's side: sessions of your own for larder, and larder's sessions for what it does not

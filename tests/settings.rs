@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::store::MemoryStore;
-use larder::{CacheClient, ErrorKind};
+use larder::{CacheClient, ErrorKind, ReadPreference};
 
 #[test]
 fn a_setting_without_effect_is_a_mistake() {
@@ -12,6 +12,11 @@ fn a_setting_without_effect_is_a_mistake() {
         CacheClient::builder().url("memory://").connections(2),
         CacheClient::builder().connect_timeout(Duration::from_secs(1)),
         CacheClient::builder().store(MemoryStore::new()).max_bytes(1 << 20),
+        CacheClient::builder().ping_interval(Duration::from_secs(1)),
+        CacheClient::builder().store(MemoryStore::new()).ping_timeout(Duration::from_secs(1)),
+        CacheClient::builder().breaker(false),
+        CacheClient::builder().store(MemoryStore::new()).breaker(true),
+        CacheClient::builder().url("redis+cluster://127.0.0.1").breaker(true),
     ];
     for builder in refused {
         let error = builder.build().unwrap_err();
@@ -23,6 +28,26 @@ fn a_setting_without_effect_is_a_mistake() {
 }
 
 #[test]
+fn replicas_are_asked_for_where_they_are() {
+    let refused = [
+        CacheClient::builder(),
+        CacheClient::builder().url("redis://127.0.0.1"),
+        CacheClient::builder().url("redis+unix:///run/redis.sock"),
+        CacheClient::builder().url("redis+sentinel://127.0.0.1/name"),
+        CacheClient::builder().store(MemoryStore::new()),
+    ];
+    for builder in refused {
+        let error = builder.read_from(ReadPreference::PreferReplica).build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("read_from is for redis+cluster://"), "{error}");
+    }
+    let cluster = CacheClient::builder().url("redis+cluster://127.0.0.1");
+    assert!(cluster.read_from(ReadPreference::PreferReplica).build().is_ok());
+    let single = CacheClient::builder().url("redis://127.0.0.1?breaker=off");
+    assert!(single.read_from(ReadPreference::Primary).breaker(true).build().is_ok());
+}
+
+#[test]
 fn all_mistakes_are_named_at_once() {
     let error = CacheClient::builder()
         .url("redis://127.0.0.1:0/x?colour=red")
@@ -30,12 +55,16 @@ fn all_mistakes_are_named_at_once() {
         .connections(0)
         .max_in_flight(0)
         .max_in_flight_bytes(1)
+        .ping_interval(Duration::ZERO)
+        .ping_timeout(Duration::ZERO)
         .build()
         .unwrap_err();
     let text = error.to_string();
     let in_flight = ["max_in_flight is 0", "max_in_flight_bytes is 1; it is from 65536 to"];
     for mistake in
-        ["deadline", "connections", "port", "database", "option"].into_iter().chain(in_flight)
+        ["deadline", "connections", "port", "database", "option", "ping interval", "ping timeout"]
+            .into_iter()
+            .chain(in_flight)
     {
         assert!(text.contains(mistake), "{mistake} is missing in: {text}");
     }

@@ -89,6 +89,19 @@ async fn swallowed_bytes_are_gone_and_the_connection_looks_alive() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_forgotten_is_silent_and_a_new_one_works() {
+    let (server, proxy, mut connection) = proxied().await;
+    connection.command(&["SET", "a", "1"]).await.unwrap();
+    proxy.forget();
+    connection.send(&["SET", "a", "2"]).await.unwrap();
+    assert!(is_silent(&mut connection).await);
+    assert!(proxy.to_server().swallowed() > 0);
+    assert_eq!(server.command(&["GET", "a"]).await.text().as_deref(), Some("1"));
+    let mut other = RawConnection::connect(proxy.addr()).await.unwrap();
+    assert_eq!(other.command(&["SET", "a", "3"]).await.unwrap().text().as_deref(), Some("OK"));
+}
+
+#[tokio::test]
 async fn delays_slices_flips_and_injections_reach_the_client() {
     let (_server, proxy, mut connection) = proxied().await;
     proxy.to_client().delay(Duration::from_millis(30)..Duration::from_millis(40));

@@ -13,13 +13,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Locks;
 use crate::op::Op;
 use crate::stats::{MAX_NAMESPACES, Recorder};
-use crate::store::redis::{AnyProvider, CONNECT_TIMEOUT, CONNECTIONS, RedisStore, SessionProvider};
+use crate::store::redis::{AnyProvider, CONNECTIONS, Patience, RedisStore, SessionProvider};
 #[cfg(feature = "tls")]
 use crate::store::tls::Tls;
-use crate::store::url::{self, Address, RedisTarget, Target};
+use crate::store::url::{self, Address, ReadPreference, RedisTarget, Target};
 use crate::store::{
-    AnyCredentials, BYTES_RANGE, CALLS_RANGE, CredentialsProvider, Deadline, Gate, Limits,
-    MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MemoryStore, Observe, Retry, Stack, Store, Wakeups,
+    AnyCredentials, BYTES_RANGE, Breaker, Broken, CALLS_RANGE, CredentialsProvider, Deadline, Gate,
+    Limits, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MemoryStore, Observe, Retry, Stack, Store, Wakeups,
 };
 
 /// How long a call may take altogether unless it is told otherwise.
@@ -54,6 +54,10 @@ pub struct Builder {
     tls: Option<Tls>,
     deadline: Option<Duration>,
     connect_timeout: Option<Duration>,
+    ping_interval: Option<Duration>,
+    ping_timeout: Option<Duration>,
+    breaker: Option<bool>,
+    read_from: Option<ReadPreference>,
     connections: Option<usize>,
     max_connections: Option<usize>,
     max_in_flight: Option<u64>,
@@ -73,6 +77,12 @@ const MAX_BYTES: Setting = ("max_bytes", |builder| builder.max_bytes.is_some());
 const CONNECTIONS_SET: Setting = ("connections", |builder| builder.connections.is_some());
 const CREDENTIALS: Setting = ("credentials", |builder| builder.credentials.is_some());
 const CONNECT: Setting = ("connect_timeout", |builder| builder.connect_timeout.is_some());
+const PING_INTERVAL: Setting = ("ping_interval", |builder| builder.ping_interval.is_some());
+const BREAKER: Setting = ("breaker", |builder| builder.breaker.is_some());
+const PING_TIMEOUT: Setting = ("ping_timeout", |builder| builder.ping_timeout.is_some());
+
+/// Those of connections that larder opens.
+const OF_CONNECTIONS: [Setting; 4] = [CONNECTIONS_SET, CONNECT, PING_INTERVAL, PING_TIMEOUT];
 
 /// A store that the caller brought.
 enum Made {
@@ -94,6 +104,10 @@ impl Builder {
             tls: None,
             deadline: None,
             connect_timeout: None,
+            ping_interval: None,
+            ping_timeout: None,
+            breaker: None,
+            read_from: None,
             connections: None,
             max_connections: None,
             max_in_flight: None,
@@ -168,6 +182,42 @@ impl Builder {
         self
     }
 
+    /// For how long nothing may arrive over a connection before the server is asked (`PING`) whether it is still there.
+    /// Connections that bring answers are not asked; those that tell of changes always are. Defaults to one second.
+    ///
+    /// A connection whose other side is gone without a word is left within this time and
+    /// [`ping_timeout`](Self::ping_timeout), also if nothing is asked over it. Until then, what is kept near may be as old as that.
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.ping_interval = Some(interval);
+        self
+    }
+
+    /// How long the answer to such a `PING` may take before calls go over another connection. A server that is kept busy
+    /// by one command for longer is taken for one that is gone; what waits for it over the old connection still gets its answers, once
+    /// it is done. Defaults to one second.
+    pub fn ping_timeout(mut self, timeout: Duration) -> Self {
+        self.ping_timeout = Some(timeout);
+        self
+    }
+
+    /// Whether calls fail at once while the server does not answer, instead of each waiting for its deadline: they are
+    /// not sent then ([`Outcome::NotSent`](crate::Outcome::NotSent)). Defaults to yes; a cluster and stores of your own have none.
+    ///
+    /// That begins when five calls in a row got no answer by the end of their deadlines, over at least a second. From then on
+    /// one call at a time asks the server and waits as ever, for a connection too; the first answer ends it. The
+    /// steps of locks and leases, and [`ping`](CacheClient::ping), always ask.
+    pub fn breaker(mut self, breaker: bool) -> Self {
+        self.breaker = Some(breaker);
+        self
+    }
+
+    /// Who answers plain reads, in a cluster ([`ReadPreference`]). Reads that are kept near or lead to a load, locks, pipelines
+    /// with a write in them and transactions go to the primary in any case. Defaults to the primary.
+    pub fn read_from(mut self, from: ReadPreference) -> Self {
+        self.read_from = Some(from);
+        self
+    }
+
     /// How many multiplexed connections carry the calls; one carries hundreds of tasks. Defaults to two: while
     /// one comes back, calls go over the other.
     pub fn connections(mut self, connections: usize) -> Self {
@@ -231,7 +281,7 @@ impl Builder {
         self
     }
 
-    /// Leaves out deadline and budget, so that a benchmark can tell what they cost.
+    /// Leaves out deadline, budget and breaker, so that a benchmark can tell what they cost.
     #[cfg(feature = "testing")]
     pub fn unguarded(mut self) -> Self {
         self.guarded = false;
@@ -248,8 +298,14 @@ impl Builder {
         if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
             mistakes.push("the deadline is zero".to_owned());
         }
-        if self.connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
-            mistakes.push("the connect timeout is zero".to_owned());
+        for (name, time) in [
+            ("connect timeout", self.connect_timeout),
+            ("ping interval", self.ping_interval),
+            ("ping timeout", self.ping_timeout),
+        ] {
+            if time.is_some_and(|time| time.is_zero()) {
+                mistakes.push(format!("the {name} is zero"));
+            }
         }
         for (name, number) in
             [("connections", self.connections), ("max_connections", self.max_connections)]
@@ -290,11 +346,25 @@ impl Builder {
             mistakes.push("both a URL and a store or provider are set; keep one".to_owned());
         }
         if self.store.is_some() {
-            self.idle(&[MAX_BYTES, CONNECTIONS_SET, CONNECT], "a store or provider", &mut mistakes);
+            self.idle(&[MAX_BYTES, CONNECTIONS_SET], "a store or provider", &mut mistakes);
+            // A provider's connections are its own; larder opens those that tell of changes.
+            if self.tracking.is_none() {
+                let times = [CONNECT, PING_INTERVAL, PING_TIMEOUT];
+                self.idle(&times, "a store or provider", &mut mistakes);
+            }
         }
         if self.tracking.is_some() && !matches!(self.store, Some(Made::Provider(_))) {
             mistakes.push(
                 "tracking has an effect on a session provider alone; leave it out".to_owned(),
+            );
+        }
+        if matches!(self.store, Some(Made::Store(_))) {
+            self.idle(&[BREAKER], "a store of your own", &mut mistakes);
+        }
+        if self.store.is_some() {
+            self.replicas(
+                "a store or provider of your own decides who is read from",
+                &mut mistakes,
             );
         }
         self.provided(&mut mistakes);
@@ -343,8 +413,7 @@ impl Builder {
             None => RedisStore::over_any(provider),
             Some(Ok(Target::Redis(target))) => {
                 let Some(target) = self.reached(*target, mistakes) else { return };
-                let patience = self.connect_timeout.or(target.options.connect_timeout);
-                let patience = patience.unwrap_or(CONNECT_TIMEOUT);
+                let patience = Patience::of(&target.options);
                 RedisStore::over_and_told(provider, target, patience)
             }
             Some(Ok(Target::Cluster { .. })) => {
@@ -368,6 +437,11 @@ impl Builder {
 
     /// A server with what the code says of it beside its URL.
     fn reached(&self, mut target: RedisTarget, mistakes: &mut Vec<String>) -> Option<RedisTarget> {
+        let options = &mut target.options;
+        options.connect_timeout = self.connect_timeout.or(options.connect_timeout);
+        options.ping_interval = self.ping_interval.or(options.ping_interval);
+        options.ping_timeout = self.ping_timeout.or(options.ping_timeout);
+        options.read_from = self.read_from.or(options.read_from);
         if let Some(credentials) = &self.credentials {
             if target.username.is_some() || target.password.is_some() {
                 mistakes.push("both the URL and a provider give credentials; keep one".to_owned());
@@ -405,6 +479,14 @@ impl Builder {
         }
     }
 
+    /// Replicas are asked for and are not there.
+    fn replicas(&self, why: &str, mistakes: &mut Vec<String>) {
+        if self.read_from == Some(ReadPreference::PreferReplica) {
+            mistakes
+                .push(format!("read_from is for redis+cluster:// and rediss+cluster://: {why}"));
+        }
+    }
+
     /// Settings that mean nothing to the store at hand are mistakes: who set them expected something.
     /// `max_connections` and what may be in flight are none: the embedded store keeps within every such bound.
     fn idle(&self, settings: &[Setting], store: &str, mistakes: &mut Vec<String>) {
@@ -419,7 +501,9 @@ impl Builder {
     fn fill_in(&mut self, target: Target, mistakes: &mut Vec<String>) {
         let (target, seeds) = match target {
             Target::Memory { max_bytes } => {
-                self.idle(&[CONNECTIONS_SET, CONNECT, CREDENTIALS], "the embedded store", mistakes);
+                self.replicas("the embedded store has no replicas to read from", mistakes);
+                self.idle(&OF_CONNECTIONS, "the embedded store", mistakes);
+                self.idle(&[BREAKER, CREDENTIALS], "the embedded store", mistakes);
                 let store = match self.max_bytes.or(max_bytes) {
                     Some(bytes) => MemoryStore::with_max_bytes(bytes),
                     None => MemoryStore::new(),
@@ -431,11 +515,19 @@ impl Builder {
             Target::Cluster { seeds, target } => (target, Some(seeds)),
         };
         self.idle(&[MAX_BYTES], "a server", mistakes);
+        match (&seeds, &target.address) {
+            (Some(_), _) => self.idle(&[BREAKER], "a cluster", mistakes),
+            (None, Address::Sentinels(_)) => {
+                self.replicas("replicas behind sentinels are not read from", mistakes);
+            }
+            (None, _) => self.replicas("a single server has no replicas to read from", mistakes),
+        }
         let Some(target) = self.reached(*target, mistakes) else { return };
         let options = &target.options;
         self.deadline = self.deadline.or(options.deadline);
         self.max_in_flight = self.max_in_flight.or(options.max_in_flight);
         self.max_in_flight_bytes = self.max_in_flight_bytes.or(options.max_in_flight_bytes);
+        self.breaker = self.breaker.or(options.breaker);
         let most = self.max_connections.or(options.max_connections);
         let wanted = self.connections.or(options.connections);
         if let (Some(most), Some(wanted)) = (most, wanted)
@@ -449,7 +541,7 @@ impl Builder {
             return;
         }
         let connections = wanted.unwrap_or(CONNECTIONS);
-        let patience = self.connect_timeout.or(options.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
+        let patience = Patience::of(options);
         self.store = Some(Made::Redis(match seeds {
             None => RedisStore::to(target, connections, most, patience),
             Some(seeds) => RedisStore::cluster(seeds, target, connections, most, patience),
@@ -493,14 +585,20 @@ impl Builder {
         }
         let coherent = Coherent::new(repeated, Arc::clone(&coherence));
         let bounded = Deadline::new(coherent, deadline);
+        let is_on = self.guarded
+            && redis.as_ref().is_some_and(|redis| !redis.is_cluster())
+            && self.breaker.unwrap_or(true);
+        let breaker = Arc::new(Breaker::new(is_on, recorder.breaker()));
+        let broken = Broken::new(bounded, Arc::clone(&breaker));
         let behind = redis.as_ref().map(RedisStore::backlog).unwrap_or_default();
-        let gated = Gate::new(bounded, deadline, limits, behind, Arc::clone(&recorder));
+        let gated = Gate::new(broken, deadline, limits, behind, Arc::clone(&recorder));
         let recording = self.observed.then(|| Arc::clone(&recorder));
         let store: Arc<dyn Store> = Arc::new(Stack(Observe::new(gated, recording)));
         let path = ReadPath::new(
             Arc::clone(&store),
             told,
             coherence,
+            breaker,
             Arc::clone(&wakeups),
             Arc::clone(&recorder),
             self.max_loads,
@@ -516,6 +614,8 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("deadline", &self.deadline)
             .field("connect_timeout", &self.connect_timeout)
+            .field("ping_interval", &self.ping_interval)
+            .field("ping_timeout", &self.ping_timeout)
             .field("connections", &self.connections)
             .field("max_connections", &self.max_connections)
             .field("max_in_flight", &self.max_in_flight)

@@ -9,7 +9,7 @@ use crate::lock::Locks;
 use crate::op::{Batch, Op, Reply};
 use crate::stats::{Recorder, Stats};
 use crate::store::redis::{RedisStore, Session, SessionProvider, no_session};
-use crate::store::{Capabilities, Store, Wakeups};
+use crate::store::{Breaker, Capabilities, Store, Wakeups};
 
 use self::coherence::Coherence;
 
@@ -95,6 +95,7 @@ impl CacheClient {
             Arc::clone(&store),
             Arc::clone(&store),
             Arc::new(Coherence::new(0)),
+            Arc::new(Breaker::new(false, recorder.breaker())),
             Arc::clone(&wakeups),
             Arc::clone(&recorder),
             0,

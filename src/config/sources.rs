@@ -78,10 +78,9 @@ pub(super) fn load(
 
 /// A value as text: text itself, or an integer where a number is meant.
 fn text(name: &str, value: Value) -> Result<SecretString, &'static str> {
-    let is_number = matches!(
-        name,
-        "port" | "db" | "max_connections" | "max_in_flight" | "max_in_flight_bytes" | "deadline_ms"
-    );
+    let is_number =
+        matches!(name, "port" | "db" | "max_connections" | "max_in_flight" | "max_in_flight_bytes")
+            || name.ends_with("_ms");
     match value {
         Value::String(_, text) => Ok(text.into()),
         Value::Num(_, number) if is_number => {

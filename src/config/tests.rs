@@ -76,6 +76,8 @@ fn the_environment_is_read() {
         ("REDIS_MAX_IN_FLIGHT", "1000"),
         ("REDIS_MAX_IN_FLIGHT_BYTES", "65536"),
         ("REDIS_DEADLINE_MS", "250"),
+        ("REDIS_PING_INTERVAL_MS", "400"),
+        ("REDIS_PING_TIMEOUT_MS", "300"),
     ]);
     assert_eq!(url(&config), "redis://app:p%40ss%3A%2F%3F%23%25@cache.example:7000/3");
     assert_eq!(config.display_url().unwrap(), "redis://***:***@cache.example:7000/3");
@@ -83,6 +85,10 @@ fn the_environment_is_read() {
     assert_eq!(resolved.max_connections, Some(9));
     assert_eq!((resolved.max_in_flight, resolved.max_in_flight_bytes), (Some(1000), Some(1 << 16)));
     assert_eq!(resolved.deadline, Some(Duration::from_millis(250)));
+    assert_eq!(resolved.ping_interval, Some(Duration::from_millis(400)));
+    assert_eq!(resolved.ping_timeout, Some(Duration::from_millis(300)));
+    let in_code = config.ping_timeout(Duration::from_millis(7)).resolve().unwrap();
+    assert_eq!(in_code.ping_timeout, Some(Duration::from_millis(7)));
     let whole = from_env(&[("REDIS_URL", "redis://:pw@h?connections=2")]);
     assert_eq!(url(&whole), "redis://:pw@h?connections=2");
     for host in ["::1", "[::1]"] {
@@ -182,6 +188,8 @@ fn each_mistake_is_named_with_its_source_and_nothing_secret() {
         ("REDIS_PORT", "+1", "environment: is not"),
         ("REDIS_DB", "-1", "`-1` is not a whole number from 0 to 2147483647"),
         ("REDIS_DEADLINE_MS", "0", "`0` is not a whole number from 1"),
+        ("REDIS_PING_INTERVAL_MS", "0", "`0` is not a whole number from 1"),
+        ("REDIS_PING_TIMEOUT_MS", "s3cr3t", "environment: is not a whole number"),
         ("REDIS_HOST", "redis://:s3cr3t@h", "no host name has"),
         ("REDIS_HOST", "h\n", "no host name has"),
         ("REDIS_URL", "redis://u:s3cr3t@h:0/x", "the store URL is wrong: the port is not"),

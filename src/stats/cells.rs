@@ -44,7 +44,7 @@ impl Place {
 
     /// This thread's part of what is striped.
     #[inline]
-    pub(super) fn of<T>(self, stripes: &[T]) -> &T {
+    pub(crate) fn of<T>(self, stripes: &[T]) -> &T {
         &stripes[self.stripe]
     }
 

@@ -7,12 +7,15 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::op::{Batch, OP_KINDS, OP_NAMES, Op, Replies, Reply};
 
+mod breaker;
 mod cells;
 mod histogram;
 mod locks;
 mod reads;
 mod table;
 
+pub(crate) use breaker::BreakerRecorder;
+pub use breaker::BreakerStats;
 use cells::Striped;
 pub(crate) use cells::{Place, place, stripes};
 use histogram::Histogram;
@@ -41,6 +44,7 @@ pub(crate) struct Recorder {
     namespaces: Table,
     locks: Arc<LockRecorder>,
     refused: Striped<1>,
+    breaker: Arc<BreakerRecorder>,
 }
 
 /// One operation's numbers.
@@ -74,6 +78,7 @@ impl Recorder {
             namespaces: Table::new(max_namespaces),
             locks: Arc::new(LockRecorder::new()),
             refused: Striped::new(),
+            breaker: Arc::default(),
         }
     }
 
@@ -153,6 +158,11 @@ impl Recorder {
     /// Where locks are counted.
     pub(crate) fn locks(&self) -> Arc<LockRecorder> {
         Arc::clone(&self.locks)
+    }
+
+    /// Where the breaker is counted.
+    pub(crate) fn breaker(&self) -> Arc<BreakerRecorder> {
+        Arc::clone(&self.breaker)
     }
 
     fn operation(&self, index: usize) -> &Operation {
@@ -236,6 +246,7 @@ impl Recorder {
             reads,
             locks: self.locks.snapshot(),
             overloaded: self.refused.sum(0),
+            breaker: self.breaker.snapshot(),
             near_entries: 0,
             near_bytes: 0,
         }
@@ -281,6 +292,8 @@ pub struct Stats {
     /// [`Builder::max_in_flight`](crate::Builder::max_in_flight) and
     /// [`Builder::max_in_flight_bytes`](crate::Builder::max_in_flight_bytes) allow.
     pub overloaded: u64,
+    /// How often the store was left alone because it did not answer.
+    pub breaker: BreakerStats,
     /// How many values are near at the moment, of all namespaces together. What is void since a
     /// connection was lost or the data was flushed counts until it is come upon.
     pub near_entries: u64,

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::op::{Batch, Replies};
 
 /// What wraps a store within a client. Unlike a [`Store`] it lends the batch downwards, and its future
-/// has a type: five layers are one allocation and touch no counter that other threads touch.
+/// has a type: six layers are one allocation and touch no counter that other threads touch.
 pub(crate) trait Layer: Send + Sync + 'static {
     /// Executes a batch, as [`Store::run`].
     fn call(&self, batch: &Batch) -> impl Future<Output = Result<Replies>> + Send;

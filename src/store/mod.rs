@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use crate::error::Result;
 use crate::op::{Batch, Replies};
 
+mod breaker;
 mod budget;
 mod credentials;
 mod deadline;
@@ -22,6 +23,7 @@ pub(crate) mod tls;
 pub(crate) mod url;
 mod wake;
 
+pub(crate) use breaker::{Breaker, Broken};
 pub(crate) use budget::{
     BYTES_RANGE, Backlog, CALLS_RANGE, Limits, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, request_bytes,
 };
@@ -34,6 +36,7 @@ pub use memory::MemoryStore;
 pub(crate) use observe::Observe;
 pub use redis::RedisStore;
 pub(crate) use retry::Retry;
+pub use url::ReadPreference;
 pub(crate) use wake::Wakeups;
 
 /// Something that executes batches of operations.

@@ -9,14 +9,12 @@ use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use secrecy::SecretString;
 
 #[cfg(feature = "tls")]
 use super::tls::Tls;
-use super::{BYTES_RANGE, CALLS_RANGE};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The port of a server that names none.
@@ -33,37 +31,6 @@ pub(crate) const MILLIS_RANGE: RangeInclusive<u64> = 1..=u32::MAX as u64;
 
 /// Connections: there are no more local ports than that to one server.
 pub(crate) const CONNECTIONS_RANGE: RangeInclusive<u64> = 1..=u16::MAX as u64;
-
-const REDIS_OPTIONS: [&str; 6] = [
-    "deadline_ms",
-    "connect_timeout_ms",
-    "max_connections",
-    "connections",
-    "max_in_flight",
-    "max_in_flight_bytes",
-];
-#[cfg(feature = "tls")]
-const REDISS_OPTIONS: [&str; 9] = [
-    "deadline_ms",
-    "connect_timeout_ms",
-    "max_connections",
-    "connections",
-    "max_in_flight",
-    "max_in_flight_bytes",
-    "ca",
-    "cert",
-    "key",
-];
-const UNIX_OPTIONS: [&str; 7] = [
-    "db",
-    "deadline_ms",
-    "connect_timeout_ms",
-    "max_connections",
-    "connections",
-    "max_in_flight",
-    "max_in_flight_bytes",
-];
-const MEMORY_OPTIONS: [&str; 1] = ["max_bytes"];
 
 /// What a URL may carry without being percent-encoded (the unreserved characters of RFC 3986).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -88,17 +55,6 @@ pub(crate) enum Address {
     Unix(PathBuf),
     /// Where sentinels say that the primary is.
     Sentinels(Arc<Sentinels>),
-}
-
-/// The options behind the `?` of a Redis URL.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct UrlOptions {
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) connect_timeout: Option<Duration>,
-    pub(crate) max_connections: Option<usize>,
-    pub(crate) connections: Option<usize>,
-    pub(crate) max_in_flight: Option<u64>,
-    pub(crate) max_in_flight_bytes: Option<u64>,
 }
 
 impl Target {
@@ -289,6 +245,7 @@ fn redis<'a>(
     mistakes: &mut Mistakes,
 ) -> Option<(RedisTarget, Texts<'a>)> {
     let (_, target, texts) = servers(rest, known, false, mistakes)?;
+    has_no_replicas(&target.options, "a single server has no replicas to read from", mistakes);
     Some((target, texts))
 }
 
@@ -299,10 +256,20 @@ fn cluster<'a>(
     mistakes: &mut Mistakes,
 ) -> Option<(Vec<Address>, RedisTarget, Texts<'a>)> {
     let (seeds, target, texts) = servers(rest, known, true, mistakes)?;
+    if target.options.breaker.is_some() {
+        mistakes.add("`breaker` has no effect on a cluster; leave it out");
+    }
     if target.db != 0 {
         mistakes.add("a cluster has database 0 alone; leave the path out");
     }
     Some((seeds, target, texts))
+}
+
+/// Replicas are asked for and are not there.
+fn has_no_replicas(options: &UrlOptions, why: &str, mistakes: &mut Mistakes) {
+    if options.read_from == Some(ReadPreference::PreferReplica) {
+        mistakes.add(format!("`read_from` is for redis+cluster:// and rediss+cluster://: {why}"));
+    }
 }
 
 /// The options of a URL as they stand there.
@@ -385,6 +352,7 @@ fn sentinels(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
         mistakes.add("behind the name of the primary may stand a database, nothing else");
     }
     let options = Options::read(parts.query, &REDIS_OPTIONS, understood, mistakes).finish(mistakes);
+    has_no_replicas(&options, "replicas behind sentinels are not read from", mistakes);
     let nobody = || (None, None);
     let targets = addresses
         .into_iter()
@@ -421,6 +389,7 @@ fn unix(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
     let mut options = Options::read(parts.query, &UNIX_OPTIONS, host.is_empty(), mistakes);
     let db = options.number("db", DB_RANGE, mistakes).unwrap_or(0);
     let options = options.finish(mistakes);
+    has_no_replicas(&options, "a single server has no replicas to read from", mistakes);
     Some(RedisTarget::new(Address::Unix(path?.into()), credentials?, db as i64, options))
 }
 
@@ -524,73 +493,6 @@ fn check_host(host: &str) -> Result<(), &'static str> {
     }
 }
 
-/// The options behind the `?`, known and each given once.
-struct Options<'a>(Vec<(&'a str, String)>);
-
-impl<'a> Options<'a> {
-    fn read(query: &'a str, known: &[&str], show: bool, mistakes: &mut Mistakes) -> Self {
-        let mut found: Vec<(&'a str, String)> = Vec::new();
-        for pair in query.split('&').filter(|_| !query.is_empty()) {
-            let known_names = || known.join(", ");
-            let Some((name, value)) = pair.split_once('=') else {
-                mistakes.add(format!(
-                    "a query option is not of the form name=value; known are {}",
-                    known_names()
-                ));
-                continue;
-            };
-            if !known.contains(&name) {
-                let shown = if show && looks_like_a_name(name) {
-                    format!("the query option `{name}` is unknown")
-                } else {
-                    "a query option is unknown".to_owned()
-                };
-                mistakes.add(format!("{shown}; known are {}", known_names()));
-            } else if found.iter().any(|(earlier, _)| *earlier == name) {
-                mistakes.add(format!("the query option `{name}` is given twice"));
-            } else if let Some(value) = mistakes.decode(&format!("`{name}`"), value) {
-                found.push((name, value));
-            }
-        }
-        Self(found)
-    }
-
-    fn number(
-        &mut self,
-        name: &str,
-        range: RangeInclusive<u64>,
-        mistakes: &mut Mistakes,
-    ) -> Option<u64> {
-        let (_, value) = self.0.iter().find(|(found, _)| *found == name)?;
-        mistakes.number(&format!("`{name}`"), value, range)
-    }
-
-    fn finish(mut self, mistakes: &mut Mistakes) -> UrlOptions {
-        let mut millis = |name| self.number(name, MILLIS_RANGE, mistakes);
-        let deadline = millis("deadline_ms").map(Duration::from_millis);
-        let connect_timeout = millis("connect_timeout_ms").map(Duration::from_millis);
-        let mut count =
-            |name| self.number(name, CONNECTIONS_RANGE, mistakes).map(|number| number as usize);
-        let max_connections = count("max_connections");
-        let connections = count("connections");
-        let max_in_flight = self.number("max_in_flight", CALLS_RANGE, mistakes);
-        let max_in_flight_bytes = self.number("max_in_flight_bytes", BYTES_RANGE, mistakes);
-        UrlOptions {
-            deadline,
-            connect_timeout,
-            max_connections,
-            connections,
-            max_in_flight,
-            max_in_flight_bytes,
-        }
-    }
-}
-
-/// A misspelt option is worth naming; anything else behind a `?` may be a secret.
-fn looks_like_a_name(name: &str) -> bool {
-    name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-}
-
 /// The URL of a server, with everything percent-encoded that has to be.
 pub(crate) fn build(
     address: &Address,
@@ -653,9 +555,15 @@ impl fmt::Debug for Hidden {
     }
 }
 
+mod options;
 mod sentinels;
 mod target;
 
+#[cfg(feature = "tls")]
+use options::REDISS_OPTIONS;
+pub use options::ReadPreference;
+pub(crate) use options::UrlOptions;
+use options::{MEMORY_OPTIONS, Options, REDIS_OPTIONS, UNIX_OPTIONS};
 pub(crate) use sentinels::Sentinels;
 pub(crate) use target::RedisTarget;
 

@@ -73,6 +73,8 @@ struct Shared {
     cut: watch::Sender<Cut>,
     cut_before_reply_of: Mutex<Option<(String, Cut)>>,
     refusing: AtomicBool,
+    // The connections up to this one are swallowed.
+    forgotten: AtomicU64,
     logging: AtomicBool,
     log: Mutex<Vec<SentCommand>>,
     accepts: AtomicU64,
@@ -128,6 +130,7 @@ impl FaultProxy {
             cut: watch::Sender::new(Cut::Fin),
             cut_before_reply_of: Mutex::default(),
             refusing: AtomicBool::new(false),
+            forgotten: AtomicU64::new(0),
             logging: AtomicBool::new(false),
             log: Mutex::default(),
             accepts: AtomicU64::new(0),
@@ -168,6 +171,12 @@ impl FaultProxy {
     /// server reads the command.
     pub fn cut_before_reply_of(&self, command: impl Into<String>, cut: Cut) {
         *lock(&self.shared.cut_before_reply_of) = Some((command.into(), cut));
+    }
+
+    /// Swallows from now on what either side sends over the connections that are open, as a firewall does that has forgotten
+    /// them: neither side hears of an end. Connections that are made later work.
+    pub fn forget(&self) {
+        self.shared.forgotten.store(self.accepts(), Ordering::SeqCst);
     }
 
     /// Whether new connections are reset as soon as they are accepted. They still count as
@@ -269,9 +278,9 @@ impl Link {
     }
 
     /// Changes a piece as the controls say, and says what to do with it.
-    fn treat(&self, piece: &mut Vec<u8>) -> Treatment {
+    fn treat(&self, piece: &mut Vec<u8>, is_forgotten: bool) -> Treatment {
         let mut controls = lock(&self.controls);
-        if controls.swallow {
+        if controls.swallow || is_forgotten {
             self.swallowed.fetch_add(piece.len() as u64, Ordering::SeqCst);
             piece.clear();
             return Treatment { delay: None, slice: usize::MAX, cut: None };
@@ -346,8 +355,8 @@ impl Shared {
         let end = {
             let (from_client, to_client) = client.split();
             let (from_server, to_server) = server.split();
-            let requests = self.pump(&self.to_server, from_client, to_server, Some(connection));
-            let replies = self.pump(&self.to_client, from_server, to_client, None);
+            let requests = self.pump(&self.to_server, from_client, to_server, connection, true);
+            let replies = self.pump(&self.to_client, from_server, to_client, connection, false);
             tokio::select! {
                 _ = cut.changed() => {
                     self.cuts.fetch_add(1, Ordering::SeqCst);
@@ -361,15 +370,17 @@ impl Shared {
         tokio::join!(finish(client, end.client), finish(server, end.server));
     }
 
-    /// Carries one direction of one connection. `connection` is given for the client's direction.
+    /// Carries one direction of one connection: what the client sends, or what it is answered.
     async fn pump(
         &self,
         link: &Link,
         mut from: ReadHalf<'_>,
         mut to: WriteHalf<'_>,
-        connection: Option<u64>,
+        connection: u64,
+        is_sent: bool,
     ) -> End {
-        let mut scanner = Frames::new(connection.is_some());
+        let is_forgotten = || connection <= self.forgotten.load(Ordering::SeqCst);
+        let mut scanner = Frames::new(is_sent);
         let mut injected = link.inject.subscribe();
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -385,7 +396,7 @@ impl Shared {
             let mut piece = match read {
                 Ok(len) if len > 0 => buffer[..len].to_vec(),
                 ended => {
-                    if link.swallows() {
+                    if link.swallows() || is_forgotten() {
                         std::future::pending::<()>().await;
                     }
                     return if ended.is_ok() { Cut::Fin } else { Cut::Reset }.into();
@@ -395,11 +406,11 @@ impl Shared {
             let mut end = None;
             scanner.feed(&piece, |args| {
                 link.frames.fetch_add(1, Ordering::SeqCst);
-                if let Some(connection) = connection {
+                if is_sent {
                     end = end.take().or(self.note(connection, args));
                 }
             });
-            let treatment = link.treat(&mut piece);
+            let treatment = link.treat(&mut piece, is_forgotten());
             if let Some(delay) = treatment.delay {
                 tokio::time::sleep(delay).await; // the fault itself
             }

@@ -7,6 +7,7 @@ mod failover;
 mod methods;
 mod moving;
 mod near;
+mod replicas;
 
 use std::sync::LazyLock;
 use std::time::Duration;

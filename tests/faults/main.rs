@@ -4,6 +4,7 @@
 
 mod bad_inputs;
 mod bad_servers;
+mod breaker;
 mod deadlines;
 mod large;
 mod locks;
@@ -12,6 +13,7 @@ mod pushes;
 mod recovery;
 mod refusals;
 mod replies;
+mod silence;
 
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -32,7 +32,7 @@ async fn keep_calling(cache: CacheClient, caller: usize, failed: Failed, done: A
 }
 
 /// User and system time of this process, in clock ticks of 10 ms.
-fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("this figure needs Linux");
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();

@@ -205,7 +205,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
         }
         let want =
             |at, ask, leader| Want { at, ask, stale: None, leader, waited: false, reloaded: false };
-        if loads && !family.path.breaker.allows() {
+        if loads && !family.path.breaker.allows_load() {
             wanted.extend(leaders.into_iter().map(|(at, leader)| want(at, Ask::Missing, leader)));
             return wanted;
         }
@@ -232,7 +232,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 return wanted;
             }
         };
-        family.path.breaker.worked();
+        family.path.breaker.answered_load();
         for (((at, leader), found), reading) in leaders.into_iter().zip(found).zip(readings) {
             match family.judge(&self.keys[at], found, sent, reading, vouch.as_ref(), true) {
                 Ok(Seen::Fresh(answer)) => self.land(at, leader, Ok(answer)),

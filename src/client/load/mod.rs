@@ -12,7 +12,6 @@ use crate::key::Key;
 use crate::op::Lane;
 use crate::stats::NO_PREFIX;
 
-mod breaker;
 mod frames;
 mod loaded;
 mod many;

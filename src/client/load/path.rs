@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use super::breaker::Breaker;
 use super::recent::Recent;
 use crate::client::coherence::Coherence;
 use crate::error::{Error, Result};
@@ -13,7 +12,7 @@ use crate::key::Key;
 use crate::near::Room;
 use crate::op::{Batch, Lane};
 use crate::stats::{ReadRecorder, Recorder};
-use crate::store::{Store, Wakeups};
+use crate::store::{Breaker, Store, Wakeups};
 
 /// How many loads of a client run at once unless it is told otherwise: an origin that was sized for some
 /// hundred connections shall survive an empty cache.
@@ -27,7 +26,7 @@ pub(crate) struct ReadPath {
     pub(super) coherence: Arc<Coherence>,
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) loads: Semaphore,
-    pub(super) breaker: Breaker,
+    pub(super) breaker: Arc<Breaker>,
     pub(super) recent: Recent,
     recorder: Arc<Recorder>,
     // One for each namespace, whoever makes it: two views of the same keys share what is near.
@@ -39,6 +38,7 @@ impl ReadPath {
         store: Arc<dyn Store>,
         told: Arc<dyn Store>,
         coherence: Arc<Coherence>,
+        breaker: Arc<Breaker>,
         wakeups: Arc<Wakeups>,
         recorder: Arc<Recorder>,
         max_loads: usize,
@@ -50,7 +50,7 @@ impl ReadPath {
             coherence,
             wakeups,
             loads: Semaphore::new(max_loads.min(Semaphore::MAX_PERMITS)),
-            breaker: Breaker::default(),
+            breaker,
             recent,
             recorder,
             rooms: Mutex::default(),

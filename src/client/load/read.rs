@@ -238,14 +238,14 @@ impl Family {
         takes_nothing: bool,
         loads: bool,
     ) -> Result<Seen<T>> {
-        if loads && !self.path.breaker.allows() {
+        if loads && !self.path.breaker.allows_load() {
             return Ok(Seen::Missing);
         }
         let reading = self.begin(key);
         let batch = self.batch(Op::Fetch { keys: vec![key.clone()] });
         let sent = Instant::now();
         let replies = self.path.store.run(batch).await?;
-        self.path.breaker.worked();
+        self.path.breaker.answered_load();
         let vouch = replies.vouch().copied();
         let found = replies.into_one()?.into_fetched()?.pop().ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "the store gave another number of values")

@@ -51,7 +51,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
     pub(super) async fn run<S: Source<T>>(&self, source: &mut S) -> Result<Answer<T>> {
         let Self { family, key, .. } = self;
         let path = &family.path;
-        if !path.breaker.allows() {
+        if !path.breaker.allows_load() {
             return self.without_store(source).await;
         }
         let limit = Instant::now() + family.options.hard_timeout;
@@ -71,7 +71,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                 }
                 Err(error) => return Err(error),
             };
-            path.breaker.worked();
+            path.breaker.answered_load();
             let Asked { leased, lease, vouch, sent } = asked;
             let takes_nothing = source.takes_nothing();
             let judge = |found: Fetched| {
@@ -288,7 +288,7 @@ impl Family {
     pub(super) fn store_failed(&self, error: &Error) {
         self.reads.count(Read::StoreFailure);
         if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
-            self.path.breaker.failed();
+            self.path.breaker.failed_load();
         }
         tracing::debug!(target: "larder", %error, "the store failed, the loader answers");
     }

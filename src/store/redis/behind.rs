@@ -104,7 +104,8 @@ impl Behind {
         self.gone.notify_waiters();
     }
 
-    async fn is_let_go(&self) {
+    /// Ends when no new call comes.
+    pub(super) async fn is_let_go(&self) {
         let gone = self.gone.notified();
         if !self.let_go.load(Ordering::SeqCst) {
             gone.await;
@@ -139,7 +140,7 @@ pub(super) async fn sweep(link: Link, mut connection: MultiplexedConnection, pul
 /// Waits until a connection was let go of and no call waits for an answer over it. Its driver alone would stay for as long as
 /// a server that does not read keeps the line.
 pub(super) async fn unused(pulse: &Arc<Pulse>) {
-    pulse.behind.is_let_go().await;
+    pulse.is_let_go().await;
     while pulse.is_used() {
         tokio::time::sleep(LOOK_EVERY).await;
     }

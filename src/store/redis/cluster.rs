@@ -21,10 +21,11 @@ use self::trip::{Group, Next, Packed, Refused, Trip};
 use super::failure;
 use super::large::LARGE;
 use super::link::{Link, Live};
+use super::ping::Patience;
 use super::track::Sinks;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Lane, Replies, Vouch};
-use crate::store::url::{Address, RedisTarget};
+use crate::store::url::{Address, ReadPreference, RedisTarget};
 use crate::store::{Backlog, InvalidationSink};
 
 mod known;
@@ -56,7 +57,7 @@ pub(super) struct Cluster {
     template: RedisTarget,
     connections: usize,
     most: usize,
-    patience: Duration,
+    patience: Patience,
     sinks: Arc<Sinks>,
     known: Mutex<Known>,
     map: RwLock<Option<Arc<Map>>>,
@@ -84,7 +85,7 @@ impl Cluster {
         template: RedisTarget,
         connections: usize,
         most: Option<usize>,
-        patience: Duration,
+        patience: Patience,
     ) -> Self {
         Self {
             seeds,
@@ -108,16 +109,31 @@ impl Cluster {
             return Err(closed());
         }
         let mut trip = Trip::plan(batch)?;
-        let end = batch.deadline().unwrap_or_else(|| Instant::now() + self.patience);
+        let end = batch.deadline().unwrap_or_else(|| Instant::now() + self.patience.connect);
         // An attempt before this one may have been applied.
         let unsure = batch.was_sent();
         let mut pause = FIRST_PAUSE;
+        let mut to_replicas =
+            self.template.options.read_from == Some(ReadPreference::PreferReplica);
         while !trip.is_over() {
             let map = self.map(end).await?;
+            if std::mem::take(&mut to_replicas) {
+                trip.prefer_replicas(&map);
+            }
             let groups = trip.groups(&map, || self.anybody(&map));
             let sent = match &groups[..] {
-                [group] => vec![self.send(batch, group, end).await],
-                several => join_all(several.iter().map(|group| self.send(batch, group, end))).await,
+                [group] if !group.node.is_replica() => vec![self.send(batch, group, end).await],
+                // Boxed, so that calls to one primary do not carry its room.
+                several => {
+                    let sent = several.iter().map(|group| async {
+                        if group.node.is_replica() {
+                            self.send_to_replica(batch, group, end).await
+                        } else {
+                            self.send(batch, group, end).await
+                        }
+                    });
+                    Box::pin(join_all(sent)).await
+                }
             };
             // A slot that nobody serves has no group.
             let mut next = if groups.is_empty() { Next::Learn } else { Next::Send };
@@ -167,6 +183,9 @@ impl Cluster {
         sent: Sent,
         end: Instant,
     ) -> Next {
+        if group.node.is_replica() {
+            return self.take_from_replica(trip, map, group, sent);
+        }
         match sent {
             Sent::Down(error) if error.kind() == ErrorKind::Unavailable => {
                 trip.all_again(group, &error);
@@ -189,6 +208,34 @@ impl Cluster {
                 next
             }
         }
+    }
+
+    /// Takes what came of asking a replica. What it did not answer is asked of the primary: it is a read, whatever became of
+    /// it.
+    fn take_from_replica(
+        self: &Arc<Self>,
+        trip: &mut Trip<'_>,
+        map: &Map,
+        group: &Group,
+        sent: Sent,
+    ) -> Next {
+        match sent {
+            Sent::Down(error) | Sent::Lost(error) => trip.all_again(group, &error),
+            Sent::Answers(values, _) => {
+                for Refused { piece, why } in trip.hear(map, group, values, None) {
+                    let error = match why {
+                        Ok(Refusal::Unfit(error)) | Err(error) => error,
+                        // It is a replica of another primary now, or of none.
+                        Ok(_) => {
+                            self.learn_soon();
+                            failure::by_code("MOVED", "")
+                        }
+                    };
+                    trip.again(piece, error);
+                }
+            }
+        }
+        Next::Send
     }
 
     /// Goes where a refusal points to.
@@ -235,6 +282,18 @@ impl Cluster {
         }
     }
 
+    /// Asks a replica, for half of the time that is left: if it is silent, the primary has the other half.
+    async fn send_to_replica(self: &Arc<Self>, batch: &Batch, group: &Group, end: Instant) -> Sent {
+        let half = end.saturating_duration_since(Instant::now()) / 2;
+        match tokio::time::timeout(half, self.send(batch, group, end)).await {
+            Ok(sent) => sent,
+            Err(_) => Sent::Lost(
+                Error::new(ErrorKind::Unavailable, "the replica did not answer in time")
+                    .with_outcome(Outcome::Unknown),
+            ),
+        }
+    }
+
     /// Sends the commands of a group and waits for all answers.
     async fn send(self: &Arc<Self>, batch: &Batch, group: &Group, end: Instant) -> Sent {
         let (link, mut live, vouch) = match self.reach(batch.lane(), group, end).await {
@@ -242,6 +301,9 @@ impl Cluster {
             Err(error) => return Sent::Down(error.with_outcome(Outcome::NotSent)),
         };
         let unanswered = Unanswered { cluster: self, answered: false };
+        if super::waits(batch) {
+            live.pulse.hold_up();
+        }
         let bytes = group.request.bytes();
         let asked = link.asked(&live.pulse, Instant::now(), bytes, bytes > LARGE);
         batch.mark_sent();

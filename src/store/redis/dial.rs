@@ -75,6 +75,15 @@ pub(super) async fn subscribed(
 
 /// Connects and shakes hands: RESP3 if the server speaks it, else RESP2.
 pub(super) async fn dial(target: &RedisTarget, tracking: Option<&Tracking>) -> Result<Dialled> {
+    let mut dialled = negotiate(target, tracking).await?;
+    if target.is_replica {
+        // Else it sends every read on to its primary.
+        exchange(&mut dialled, &redis::cmd("READONLY")).await?;
+    }
+    Ok(dialled)
+}
+
+async fn negotiate(target: &RedisTarget, tracking: Option<&Tracking>) -> Result<Dialled> {
     match open(target, ProtocolVersion::RESP3, Told::by(tracking)).await {
         // Only RESP3 can tell of changes.
         Err(error) if tracking.is_some() && !is_final(&error) => Err(match error.kind() {

@@ -22,8 +22,11 @@ const ENOUGH: usize = 4096;
 pub(super) struct Pulse {
     ended: AtomicBool,
     born: Instant,
+    // When something arrived last, in nanoseconds since `born`.
+    heard: AtomicU64,
     // When the first call was sent since one was answered, in milliseconds since `born`; 0 if none was.
     asked: AtomicU64,
+    held_up: AtomicBool,
     // Bytes that have arrived since a call was answered.
     arriving: AtomicUsize,
     // Large calls in flight.
@@ -40,7 +43,9 @@ impl Pulse {
         Self {
             ended: AtomicBool::new(false),
             born: Instant::now(),
+            heard: AtomicU64::new(0),
             asked: AtomicU64::new(0),
+            held_up: AtomicBool::new(false),
             arriving: AtomicUsize::new(0),
             large: AtomicUsize::new(0),
             behind: Behind::new(backlog),
@@ -50,6 +55,36 @@ impl Pulse {
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.behind.end();
+    }
+
+    /// When something arrived last, or the peer took what it had refused to take: it is there.
+    pub(super) fn heard(&self) -> Instant {
+        self.born + Duration::from_nanos(self.heard.load(Ordering::Relaxed))
+    }
+
+    fn hear(&self) {
+        let nanos = u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.heard.store(nanos, Ordering::Relaxed);
+    }
+
+    /// No new calls are sent over it.
+    pub(super) fn let_go(&self) {
+        self.behind.let_go();
+    }
+
+    /// Ends when no new calls are sent over it.
+    pub(super) async fn is_let_go(&self) {
+        self.behind.is_let_go().await;
+    }
+
+    /// What keeps the server from answering this connection alone may be sent over it: WAIT, or a blocking command of
+    /// the caller's own.
+    pub(super) fn hold_up(&self) {
+        self.held_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn may_be_held_up(&self) -> bool {
+        self.held_up.load(Ordering::Relaxed)
     }
 
     /// A call is sent at about `moment`.
@@ -74,6 +109,7 @@ impl Pulse {
     fn arrived(&self, bytes: usize) {
         let before = self.arriving.load(Ordering::Relaxed);
         self.arriving.store(before.saturating_add(bytes), Ordering::Relaxed);
+        self.hear();
     }
 
     /// A large call begins.
@@ -128,11 +164,13 @@ pub(super) struct Gather<S> {
     stream: S,
     pulse: Arc<Pulse>,
     waited: bool,
+    // The peer did not take all that was written.
+    full: bool,
 }
 
 impl<S> Gather<S> {
     pub(super) fn new(stream: S, pulse: Arc<Pulse>) -> Self {
-        Self { stream, pulse, waited: false }
+        Self { stream, pulse, waited: false, full: false }
     }
 }
 
@@ -143,9 +181,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let done = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.pulse.arrived(buf.filled().len() - before);
-        done
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let bytes = buf.filled().len() - before;
+        if bytes > 0 {
+            self.pulse.arrived(bytes);
+        }
+        read
     }
 }
 
@@ -161,7 +202,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        match written {
+            Poll::Pending => self.full = true,
+            // A large value on its way over a slow network: an answer cannot come before its end.
+            Poll::Ready(_) if self.full => {
+                self.full = false;
+                self.pulse.hear();
+            }
+            Poll::Ready(_) => {}
+        }
+        written
     }
 
     /// Comes when everything was written.

@@ -3,11 +3,11 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::select;
+use futures_util::future::{Either, pending, select};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::behind;
 use super::dial::{Dialled, Driver, dial};
 use super::gather::Pulse;
+use super::ping::Patience;
 use super::sentinel;
 use super::track::{Tracker, Tracking};
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -50,7 +51,7 @@ pub(super) struct Link(Arc<Shared>);
 struct Shared {
     target: Arc<RedisTarget>,
     tracking: Option<Tracking>,
-    connect_timeout: Duration,
+    patience: Patience,
     state: Mutex<State>,
     // Ticks whenever `state` changed in a way that waiters want to know.
     changed: watch::Sender<()>,
@@ -91,7 +92,7 @@ impl Live {
 
     /// Nobody relies on it any more.
     fn let_go(&self) {
-        self.pulse.behind.let_go();
+        self.pulse.let_go();
         if let Some(tracker) = &self.tracker {
             tracker.lost();
         }
@@ -108,13 +109,13 @@ enum Look {
 impl Link {
     pub(super) fn new(
         target: Arc<RedisTarget>,
-        connect_timeout: Duration,
+        patience: Patience,
         tracking: Option<Tracking>,
     ) -> Self {
         Self(Arc::new(Shared {
             target,
             tracking,
-            connect_timeout,
+            patience,
             state: Mutex::new(State {
                 live: None,
                 since: Instant::now(),
@@ -389,7 +390,7 @@ impl Dialling {
             // A runtime without IO panics, and would do so at once again for as long as somebody waits.
             let dialled = dial(&self.0.target, self.0.tracking.as_ref());
             let dialled = AssertUnwindSafe(dialled).catch_unwind();
-            let attempt = tokio::time::timeout(self.0.connect_timeout, dialled).await;
+            let attempt = tokio::time::timeout(self.0.patience.connect, dialled).await;
             let done = match attempt {
                 Ok(Ok(Ok(dialled))) => self.publish(dialled),
                 Ok(Ok(Err(error))) => self.failed(error),
@@ -405,7 +406,7 @@ impl Dialling {
                         ErrorKind::Unavailable,
                         format!(
                             "{} did not answer the handshake within {:?}",
-                            self.0.target.address, self.0.connect_timeout
+                            self.0.target.address, self.0.patience.connect
                         ),
                     )
                     .with_outcome(Outcome::NotSent),
@@ -423,10 +424,10 @@ impl Dialling {
         let mut state = self.0.state();
         if !state.closed {
             let ended = Ended { pulse: Arc::clone(&pulse), tracker: tracker.clone() };
-            let driving = drive(driver, connection.clone(), ended);
+            let driving = drive(driver, connection.clone(), ended, &self.0);
             match (&self.0.target.address, found) {
                 (Address::Sentinels(sentinels), Some(found)) => {
-                    sentinel::listen(&self.0.target);
+                    sentinel::listen(&self.0.target, self.0.patience);
                     // Not the whole target: the sentinels are listened to for as long as somebody holds it.
                     let sentinels = Arc::clone(sentinels);
                     tokio::spawn(async move {
@@ -480,14 +481,66 @@ impl Drop for Ended {
     }
 }
 
-async fn drive(driver: Driver, connection: MultiplexedConnection, ended: Ended) {
-    match &ended.tracker {
-        Some(tracker) => tracker.drive(driver, connection).await,
-        None => {
-            // The driver ends when nobody can send any more, and has written what is left: of that nobody wants the
-            // answer.
-            drop(connection);
-            select(driver, pin!(behind::unused(&ended.pulse))).await;
+fn drive(
+    driver: Driver,
+    connection: MultiplexedConnection,
+    ended: Ended,
+    shared: &Arc<Shared>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (patience, changed) = (shared.patience, shared.changed.subscribe());
+    // Not the whole: the link is let go of when its client is.
+    let link = Arc::downgrade(shared);
+    async move {
+        if let Some(tracker) = &ended.tracker {
+            tracker.drive(driver, connection, patience).await;
+            return;
         }
+        let silent = pin!(async {
+            // It holds a connection, and the driver ends when nobody can send any more.
+            let silent = pin!(patience.silent(connection, &ended.pulse));
+            let let_go = pin!(ended.pulse.is_let_go());
+            matches!(select(silent, let_go).await, Either::Left(_))
+        });
+        let Either::Right((is_silent, driver)) = select(driver, silent).await else { return };
+        // The driver ends when nobody can send any more, and has written what is left: of that nobody wants the answer.
+        let unused = pin!(behind::unused(&ended.pulse));
+        if is_silent || ended.pulse.silence() >= SILENT_FOR {
+            let given_up = pin!(given_up(&link, &ended.pulse, patience, changed));
+            select(driver, select(given_up, unused)).await;
+        } else {
+            select(driver, unused).await;
+        }
+    }
+}
+
+/// Leaves a connection that is silent: from now on calls go over another one. Those in flight are not ended yet, since a
+/// server that is merely busy, with a script or a large deletion, will answer them. Ends when they wait for nothing:
+/// another connection stands, so the server does answer, and still nothing comes over this one, although nothing that
+/// holds up one connection alone was sent over it.
+async fn given_up(
+    link: &Weak<Shared>,
+    pulse: &Arc<Pulse>,
+    patience: Patience,
+    mut changed: watch::Receiver<()>,
+) {
+    tracing::debug!(target: "larder", "a connection is silent, dialling another");
+    let heard = pulse.heard();
+    if let Some(link) = link.upgrade().map(Link) {
+        link.discard(pulse);
+        link.dial();
+    }
+    loop {
+        match link.upgrade().map(Link) {
+            Some(link) if link.current().is_some() => break,
+            Some(_) => {}
+            None => pending().await,
+        }
+        if changed.changed().await.is_err() {
+            pending().await
+        }
+    }
+    tokio::time::sleep(patience.ping_timeout).await;
+    if pulse.heard() != heard || pulse.may_be_held_up() {
+        pending().await
     }
 }

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use redis::aio::ConnectionLike;
@@ -18,7 +17,7 @@ use self::track::{Sinks, Tracking};
 use super::url::{Address, RedisTarget, Target};
 use super::{Backlog, Capabilities, InvalidationSink, Store, request_bytes, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::op::{Batch, Lane, Replies, Vouch};
+use crate::op::{Batch, Lane, Op, Replies, Vouch};
 
 mod behind;
 mod cluster;
@@ -28,12 +27,14 @@ mod failure;
 mod gather;
 mod large;
 mod link;
+mod ping;
 mod reply;
 mod scripts;
 mod sentinel;
 mod session;
 mod track;
 
+pub(crate) use ping::Patience;
 #[cfg(feature = "bb8")]
 pub use session::Bb8Session;
 pub(crate) use session::{AnyProvider, no_session};
@@ -44,9 +45,6 @@ pub use session::{Session, SessionProvider, Shared};
 /// calls go over the other.
 pub(crate) const CONNECTIONS: usize = 2;
 
-/// How long one attempt to connect may take, with the handshake.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// A store on a Redis or Valkey server or cluster: over few multiplexed connections of its own that come back by
 /// themselves, or over sessions that a [`SessionProvider`] hands out.
 #[derive(Clone)]
@@ -56,7 +54,7 @@ enum Source {
     Own {
         links: Vec<Link>,
         target: Arc<RedisTarget>,
-        patience: Duration,
+        patience: Patience,
         told: Option<Told>,
         large: LargeValues,
     },
@@ -70,7 +68,7 @@ enum Source {
 /// The connections that tell of changes. Each is made when it is first used.
 struct Told {
     target: Arc<RedisTarget>,
-    patience: Duration,
+    patience: Patience,
     sinks: Arc<Sinks>,
     // Tells of changes to what is read over it.
     keyed: Link,
@@ -80,14 +78,14 @@ struct Told {
 }
 
 impl Told {
-    fn new(target: Arc<RedisTarget>, patience: Duration, most_prefixed: usize) -> Self {
+    fn new(target: Arc<RedisTarget>, patience: Patience, most_prefixed: usize) -> Self {
         Self::telling(Arc::default(), target, patience, most_prefixed)
     }
 
     fn telling(
         sinks: Arc<Sinks>,
         target: Arc<RedisTarget>,
-        patience: Duration,
+        patience: Patience,
         most_prefixed: usize,
     ) -> Self {
         let tracking = Tracking { sinks: Arc::clone(&sinks), prefix: None };
@@ -169,18 +167,17 @@ impl RedisStore {
         target: RedisTarget,
         connections: usize,
         most: Option<usize>,
-        connect_timeout: Duration,
+        patience: Patience,
     ) -> Self {
         let target = Arc::new(target);
         let most = most.unwrap_or(usize::MAX);
         let connections = connections.min(most.saturating_sub(1)).max(1);
-        let links = (0..connections)
-            .map(|_| Link::new(Arc::clone(&target), connect_timeout, None))
-            .collect();
-        let told = (most > 1)
-            .then(|| Told::new(Arc::clone(&target), connect_timeout, most - connections - 1));
+        let links =
+            (0..connections).map(|_| Link::new(Arc::clone(&target), patience, None)).collect();
+        let told =
+            (most > 1).then(|| Told::new(Arc::clone(&target), patience, most - connections - 1));
         let large = LargeValues::default();
-        Self(Arc::new(Source::Own { links, target, patience: connect_timeout, told, large }))
+        Self(Arc::new(Source::Own { links, target, patience, told, large }))
     }
 
     /// A store on the cluster that is found at `seeds`. Connections are opened when they are first used.
@@ -189,9 +186,9 @@ impl RedisStore {
         target: RedisTarget,
         connections: usize,
         most: Option<usize>,
-        connect_timeout: Duration,
+        patience: Patience,
     ) -> Self {
-        let cluster = Cluster::new(seeds, target, connections, most, connect_timeout);
+        let cluster = Cluster::new(seeds, target, connections, most, patience);
         Self(Arc::new(Source::Cluster(Arc::new(cluster))))
     }
 
@@ -214,7 +211,7 @@ impl RedisStore {
         };
         target.secure().map_err(|mistakes| Error::new(ErrorKind::Config, mistakes.join("; ")))?;
         let connections = target.options.connections.unwrap_or(CONNECTIONS);
-        let patience = target.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        let patience = Patience::of(&target.options);
         let most = target.options.max_connections;
         Ok(match seeds {
             None => Self::to(*target, connections, None, patience),
@@ -235,10 +232,15 @@ impl RedisStore {
     pub(crate) fn over_and_told(
         provider: Box<dyn AnyProvider>,
         target: RedisTarget,
-        connect_timeout: Duration,
+        patience: Patience,
     ) -> Self {
-        let told = Told::new(Arc::new(target), connect_timeout, usize::MAX);
+        let told = Told::new(Arc::new(target), patience, usize::MAX);
         Self(Arc::new(Source::Injected { provider, told: Some(told) }))
+    }
+
+    /// Whether it is on several servers, each of which may be away by itself.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(&*self.0, Source::Cluster(_))
     }
 
     /// Where its server listens, if that is known.
@@ -278,7 +280,8 @@ impl RedisStore {
         match &*self.0 {
             Source::Own { links, patience, .. } => {
                 runtime::check("a session")?;
-                let live = links[0].get(Instant::now().checked_add(*patience)).await?;
+                let live = links[0].get(Instant::now().checked_add(patience.connect)).await?;
+                live.pulse.hold_up();
                 Ok(Session::new(live.connection))
             }
             Source::Injected { provider, .. } => provider.session().await,
@@ -334,7 +337,12 @@ impl Store for RedisStore {
                     batch.mark_sent();
                     one(&batch, live.connection.send_packed_command(cmd).await)
                 }
-                Request::Many(pipeline) => many(&batch, pipeline, &mut live.connection).await,
+                Request::Many(pipeline) => {
+                    if waits(&batch) {
+                        live.pulse.hold_up();
+                    }
+                    many(&batch, pipeline, &mut live.connection).await
+                }
             };
             asked.answered();
             if let (Source::Own { large, .. }, Ok(replies)) = (&*self.0, &done) {
@@ -547,6 +555,11 @@ async fn many(
             error => Err(error),
         },
     }
+}
+
+/// Whether the server may take its time for it, for the one connection.
+fn waits(batch: &Batch) -> bool {
+    batch.ops().iter().any(|op| matches!(op, Op::Replicated { .. }))
 }
 
 fn forgot_us(done: &Result<Replies>) -> bool {

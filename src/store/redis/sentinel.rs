@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::dial;
+use super::ping::Patience;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::url::{Address, RedisTarget, Sentinels};
 
@@ -162,7 +163,7 @@ impl Sentinels {
 
 /// Listens to all sentinels, over a connection to each, for as long as somebody holds `target`. Once for all its
 /// connections.
-pub(super) fn listen(target: &Arc<RedisTarget>) {
+pub(super) fn listen(target: &Arc<RedisTarget>, patience: Patience) {
     let Address::Sentinels(sentinels) = &target.address else { return };
     let mut listening = sentinels.listening();
     if listening.as_ref().is_some_and(|task| !task.is_finished()) {
@@ -183,7 +184,7 @@ pub(super) fn listen(target: &Arc<RedisTarget>) {
             true
         };
         // Each goes on for ever, until nobody holds the target.
-        let all = each.iter().map(|sentinel| listen_to(sentinel, &heard, &held).boxed());
+        let all = each.iter().map(|sentinel| listen_to(sentinel, &heard, &held, patience).boxed());
         select_all(all).await;
     }));
 }
@@ -192,6 +193,7 @@ async fn listen_to(
     sentinel: &RedisTarget,
     heard: &(impl Fn(&[u8]) -> bool + Sync),
     held: &std::sync::Weak<RedisTarget>,
+    patience: Patience,
 ) {
     loop {
         let (told, messages) =
@@ -212,11 +214,15 @@ async fn listen_to(
             }
         };
         let dialled = tokio::time::timeout(PAUSE, dial::subscribed(sentinel, SWITCHED, hook)).await;
-        if let Ok(Ok(dial::Dialled { connection, mut driver, .. })) = dialled {
+        let mut stood = false;
+        if let Ok(Ok(dial::Dialled { connection, driver, pulse, .. })) = dialled {
+            let since = Instant::now();
+            let silent = std::pin::pin!(patience.silent(connection, &pulse));
+            let mut ended = select(driver, silent);
             loop {
                 // Now and then, whether anybody still wants to know.
                 let woken = std::pin::pin!(tokio::time::timeout(SHUNNED_FOR, told.notified()));
-                let over = matches!(select(&mut driver, woken).await, Either::Left(_));
+                let over = matches!(select(&mut ended, woken).await, Either::Left(_));
                 let new = std::mem::take(
                     &mut *messages.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
                 );
@@ -227,10 +233,14 @@ async fn listen_to(
                     break;
                 }
             }
-            drop(connection);
+            stood = since.elapsed() >= PAUSE;
         }
         if held.strong_count() == 0 {
             return;
+        }
+        // One that stood for a while is made again at once.
+        if stood {
+            continue;
         }
         tokio::time::sleep(PAUSE.mul_f64(1.0 - fastrand::f64() / 2.0)).await;
     }

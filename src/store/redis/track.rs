@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use redis::aio::MultiplexedConnection;
@@ -11,14 +10,10 @@ use tokio::sync::Notify;
 
 use super::dial::Driver;
 use super::failure;
+use super::ping::Patience;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::Vouch;
 use crate::store::{InvalidationSink, Sweeping};
-
-/// How often a tracked connection is asked whether it is still there, and how long it may take to answer. A peer that
-/// is gone without a word tells of no change: what it vouched for is served for at most the sum of both.
-const PING_EVERY: Duration = Duration::from_secs(1);
-const PING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who is told of changes.
 #[derive(Default)]
@@ -123,23 +118,21 @@ impl Tracker {
         self.vouch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves the connection's bytes for as long as it lives, and asks now and then whether it does.
-    pub(super) async fn drive(&self, driver: Driver, connection: MultiplexedConnection) {
-        let watch = async {
-            let ping = redis::cmd("PING");
-            loop {
-                tokio::time::sleep(PING_EVERY).await;
-                let mut connection = connection.clone();
-                let answer = connection.send_packed_command(&ping);
-                if !matches!(tokio::time::timeout(PING_PATIENCE, answer).await, Ok(Ok(_))) {
-                    tracing::debug!(target: "larder", "a tracked connection is silent, it is given up");
-                    return;
-                }
-            }
+    /// Moves the connection's bytes for as long as it lives, and asks now and then whether it does: a peer that is gone
+    /// without a word tells of no change.
+    pub(super) async fn drive(
+        &self,
+        driver: Driver,
+        connection: MultiplexedConnection,
+        patience: Patience,
+    ) {
+        let silent = async {
+            patience.unanswered(connection).await;
+            tracing::debug!(target: "larder", "a tracked connection is silent, it is given up");
         };
-        let watch = std::pin::pin!(watch);
+        let silent = std::pin::pin!(silent);
         let over = std::pin::pin!(self.over.notified());
-        select(driver, select(watch, over)).await;
+        select(driver, select(silent, over)).await;
         self.lost();
     }
 }

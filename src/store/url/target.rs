@@ -22,6 +22,8 @@ pub(crate) struct RedisTarget {
     pub(crate) credentials: Option<Arc<dyn AnyCredentials>>,
     /// What calls that were given up have left in the queues of all connections to it.
     pub(crate) backlog: Arc<Backlog>,
+    /// Whether it is a replica that is to answer reads.
+    pub(crate) is_replica: bool,
     /// The settings of TLS, if it is to be used.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
@@ -45,6 +47,7 @@ impl RedisTarget {
             options,
             credentials: None,
             backlog: Arc::default(),
+            is_replica: false,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "tls")]
@@ -65,6 +68,7 @@ impl RedisTarget {
             options: self.options.clone(),
             credentials: self.credentials.clone(),
             backlog: Arc::clone(&self.backlog),
+            is_replica: self.is_replica,
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),
             #[cfg(feature = "tls")]

@@ -1,5 +1,7 @@
 //! Tests of the URL parser.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
@@ -65,7 +67,7 @@ fn special_characters_in_a_password_are_read_raw_or_percent_encoded() {
 #[test]
 fn options_are_read() {
     let target = redis(
-        "redis://h/1?deadline_ms=250&connect_timeout_ms=9&max_connections=8&connections=2&max_in_flight=7&max_in_flight_bytes=70000",
+        "redis://h/1?deadline_ms=250&connect_timeout_ms=9&max_connections=8&connections=2&max_in_flight=7&max_in_flight_bytes=70000&ping_interval_ms=7&ping_timeout_ms=5&breaker=off&read_from=primary",
     );
     let expected = UrlOptions {
         deadline: Some(Duration::from_millis(250)),
@@ -74,6 +76,10 @@ fn options_are_read() {
         connections: Some(2),
         max_in_flight: Some(7),
         max_in_flight_bytes: Some(70_000),
+        ping_interval: Some(Duration::from_millis(7)),
+        ping_timeout: Some(Duration::from_millis(5)),
+        breaker: Some(false),
+        read_from: Some(ReadPreference::Primary),
     };
     assert_eq!(target.options, expected);
     for (url, expected) in
@@ -181,6 +187,12 @@ fn a_cluster_is_named_by_some_of_its_nodes() {
     assert_eq!((target.address.to_string().as_str(), target.db), ("h1:6379", 0));
     assert_eq!((target.username.as_deref(), password(&target)), (Some("u"), Some("p")));
     assert_eq!(target.options.connections, Some(6));
+    let Ok(Target::Cluster { target, .. }) =
+        Target::parse("redis+cluster://h?read_from=prefer-replica")
+    else {
+        panic!("it is not a cluster")
+    };
+    assert_eq!(target.options.read_from, Some(ReadPreference::PreferReplica));
     for same in ["redis+cluster://h", "redis+cluster://h/", "redis+cluster://h/0"] {
         assert!(matches!(Target::parse(same), Ok(Target::Cluster { .. })), "{same}");
     }
@@ -192,6 +204,12 @@ fn a_cluster_is_named_by_some_of_its_nodes() {
         ("redis+cluster://h1:0,h!2", "no host name"),
         ("redis+cluster://h1,u:s3cr3t@h2", "stand once"),
         ("redis+cluster://h?db=1", "unknown"),
+        ("redis+cluster://h?breaker=on", "no effect on a cluster"),
+        ("redis+cluster://h?read_from=replica", "one of primary, prefer-replica"),
+        ("redis://h?read_from=prefer-replica", "a single server has no replicas"),
+        ("redis+unix:///s?read_from=prefer-replica", "a single server has no replicas"),
+        ("redis+sentinel://h/m?read_from=prefer-replica", "behind sentinels are not read from"),
+        ("redis://h?breaker=maybe", "one of on, off"),
         ("redis://h1,h2", "no host name"),
     ] {
         let error = Target::parse(url).unwrap_err();

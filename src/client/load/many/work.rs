@@ -49,7 +49,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             if is_late && wanted.iter().all(Want::can_be_served) {
                 return;
             }
-            if !path.breaker.allows() {
+            if !path.breaker.allows_load() {
                 return self.without_store(wanted, source).await;
             }
             let keys: Vec<Key> = wanted
@@ -68,7 +68,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                     return self.without_store(wanted, source).await;
                 }
             };
-            path.breaker.worked();
+            path.breaker.answered_load();
             let mut round =
                 Round { granted: Vec::new(), held: Vec::new(), next: self.limit, told: true };
             for ((want, asked), reading) in wanted.into_iter().zip(asked).zip(readings) {

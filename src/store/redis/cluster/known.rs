@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::node::{Node, Share};
+use super::node::{Node, OF_A_REPLICA, Share};
 use super::scan::NUMBERS;
 use super::{Cluster, closed, refusal, topology};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::redis::{check_prefix, failure};
-use crate::store::url::{Address, RedisTarget};
+use crate::store::url::{Address, ReadPreference, RedisTarget};
 
 /// The nodes of this client.
 #[derive(Default)]
@@ -18,8 +18,10 @@ pub(super) struct Known {
     nodes: Vec<Option<Arc<Node>>>,
     // Those that every node tells of.
     prefixes: Vec<Arc<str>>,
-    // Among how many primaries the connections were split.
-    split: usize,
+    // Replicas that may be read from.
+    readers: Vec<Arc<Node>>,
+    // Among how many primaries the connections were split, and how many were left to replicas.
+    split: (usize, usize),
     closed: bool,
 }
 
@@ -35,6 +37,7 @@ impl Known {
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.nodes().for_each(|node| node.close());
+        self.readers.iter().for_each(|node| node.close());
     }
 
     /// How many connections the nodes have, or will when they are used.
@@ -60,10 +63,12 @@ impl Cluster {
         &self,
         known: &mut Known,
         primaries: usize,
+        readers: usize,
         stays: impl Fn(&Node) -> bool,
     ) -> Vec<Arc<Node>> {
-        let splits = self.most < usize::MAX && known.split != primaries;
-        known.split = primaries;
+        let split = (primaries, readers);
+        let splits = self.most < usize::MAX && known.split != split;
+        known.split = split;
         let leaves = |place: &mut Option<Arc<Node>>| place.take_if(|node| splits || !stays(node));
         known.nodes.iter_mut().filter_map(leaves).collect()
     }
@@ -82,9 +87,9 @@ impl Cluster {
             return Err(closed());
         }
         let used: usize = known.nodes().map(|node| node.share.all()).fold(0, usize::saturating_add);
-        let left =
-            if self.most == usize::MAX { usize::MAX } else { self.most.saturating_sub(used) };
-        let share = Share::of(count, self.connections, self.most)
+        let most = self.most_of_primaries(known.split.1);
+        let left = if most == usize::MAX { usize::MAX } else { most.saturating_sub(used) };
+        let share = Share::of(count, self.connections, most)
             .and_then(|share| Share::of(1, share.data, left.min(share.all())))
             .ok_or_else(|| self.too_few(count))?;
         let number = known.number().ok_or_else(|| {
@@ -103,6 +108,38 @@ impl Cluster {
         }
         known.nodes[number] = Some(Arc::clone(&node));
         Ok(node)
+    }
+
+    /// How many connections there may be beside one to each of so many replicas.
+    fn most_of_primaries(&self, readers: usize) -> usize {
+        if self.most == usize::MAX { usize::MAX } else { self.most.saturating_sub(readers) }
+    }
+
+    /// How many replicas are read from. None if there are too few connections for one to each beside those of the
+    /// primaries.
+    pub(super) fn readers(&self, primaries: usize, replicas: usize) -> usize {
+        let wanted = self.template.options.read_from == Some(ReadPreference::PreferReplica);
+        let fits =
+            || Share::of(primaries, self.connections, self.most_of_primaries(replicas)).is_some();
+        if wanted && fits() { replicas } else { 0 }
+    }
+
+    /// The replicas that may be read from, in place of those that were.
+    pub(super) fn read_from(&self, known: &mut Known, replicas: &[Address]) -> Vec<Arc<Node>> {
+        let old = std::mem::take(&mut known.readers);
+        for address in replicas {
+            if let Some(reader) = old.iter().find(|reader| reader.address() == address) {
+                known.readers.push(Arc::clone(reader));
+            } else if let Ok(mut target) = self.target(address) {
+                target.is_replica = true;
+                // No scan goes over it, so its number is never looked for.
+                let number = u16::MAX;
+                let (target, patience) = (Arc::new(target), self.patience);
+                let node = Node::new(target, number, OF_A_REPLICA, patience, &self.sinks);
+                known.readers.push(Arc::new(node));
+            }
+        }
+        known.readers.clone()
     }
 
     fn too_few(&self, count: usize) -> Error {

@@ -106,7 +106,7 @@ impl Cluster {
         let mut last = None;
         loop {
             match candidates.next() {
-                Some(candidate) => asked.push(timeout(self.patience, self.ask(candidate))),
+                Some(candidate) => asked.push(timeout(self.patience.connect, self.ask(candidate))),
                 None if asked.is_empty() => {
                     return Err(last.unwrap_or_else(|| {
                         Error::new(ErrorKind::Unavailable, "no node of the cluster is known")
@@ -115,7 +115,7 @@ impl Cluster {
                 }
                 None => {}
             }
-            let soon = if candidates.len() == 0 { self.patience } else { SOON };
+            let soon = if candidates.len() == 0 { self.patience.connect } else { SOON };
             match timeout(soon, asked.next()).await {
                 Ok(Some(Ok(Ok(view)))) => return Ok(view),
                 // What waiting cannot mend is the better explanation.
@@ -167,7 +167,8 @@ impl Cluster {
         command.arg("SLOTS");
         let (answer, at) = match &candidate {
             Candidate::Node(node) => {
-                let (link, mut live) = node.data(Instant::now() + self.patience, false).await?;
+                let end = Instant::now() + self.patience.connect;
+                let (link, mut live) = node.data(end, false).await?;
                 let asked = link.asked(&live.pulse, Instant::now(), 0, false);
                 let answer = live.connection.send_packed_command(&command).await;
                 asked.answered();
@@ -205,14 +206,16 @@ impl Cluster {
         }
         // First those who are gone, so that there is room for who took their place.
         let count = view.primaries.len();
-        let gone = self.make_room(&mut known, count, |node| {
+        let readers = self.readers(count, view.replicas.len());
+        let gone = self.make_room(&mut known, count, readers, |node| {
             view.primaries.contains(node.address()) || node.lent_within(LENT)
         });
         let nodes = view.primaries.iter().map(|address| self.node(&mut known, address, count));
         let nodes = nodes.collect::<Result<Vec<_>>>();
+        let readers = self.read_from(&mut known, &view.replicas[..readers]);
         drop(known);
         if let Ok(nodes) = nodes {
-            self.take_over(Map::of(view, nodes));
+            self.take_over(Map::of(view, nodes, &readers));
             gone.iter().for_each(|node| node.moved());
             return Ok(());
         }

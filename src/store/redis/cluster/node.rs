@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::super::Told;
 use super::super::large::at_hand;
 use super::super::link::{Link, Live};
+use super::super::ping::Patience;
 use super::super::track::Sinks;
 use crate::error::Result;
 use crate::op::Lane;
@@ -24,6 +25,9 @@ pub(super) struct Share {
     /// Those that tell by prefix.
     pub(super) prefixed: usize,
 }
+
+/// What a replica has: it answers reads, and tells of nothing.
+pub(super) const OF_A_REPLICA: Share = Share { data: 1, told: false, prefixed: 0 };
 
 impl Share {
     /// What falls to each of `nodes`, of `most` in all. Nothing if it is not even one.
@@ -64,7 +68,7 @@ impl Node {
         target: Arc<RedisTarget>,
         number: u16,
         share: Share,
-        patience: Duration,
+        patience: Patience,
         sinks: &Arc<Sinks>,
     ) -> Self {
         let links =
@@ -77,6 +81,16 @@ impl Node {
 
     pub(super) fn address(&self) -> &Address {
         &self.target.address
+    }
+
+    /// Whether it is a replica, and answers reads alone.
+    pub(super) fn is_replica(&self) -> bool {
+        self.target.is_replica
+    }
+
+    /// Whether it can be asked without waiting. If not, it is dialled for those who come later.
+    pub(super) fn is_up(&self) -> bool {
+        at_hand(&self.links, false).map_err(Link::dial).is_ok()
     }
 
     /// The connection of a lane that tells of changes.

@@ -79,6 +79,8 @@ pub(super) enum Form {
 /// Who is asked next.
 pub(super) enum Route {
     Owner,
+    /// One of the owner's replicas, once.
+    Replica(Arc<Node>),
     To(Arc<Node>),
     /// Before the slot is its own.
     Asking(Arc<Node>),

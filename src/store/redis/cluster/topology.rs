@@ -24,13 +24,19 @@ pub(super) struct View {
     owners: Vec<u16>,
     /// Those that serve none, and take over when a primary is gone.
     pub(super) replicas: Vec<Address>,
+    /// By primary, the places of its own among them.
+    pub(super) replicas_of: Vec<Vec<u16>>,
 }
 
 impl View {
     /// Reads the answer to `CLUSTER SLOTS`. A node that names itself without a host is where we reached it.
     pub(super) fn read(answer: &Value, asked: &Address) -> Result<Self> {
-        let mut view =
-            Self { primaries: Vec::new(), owners: vec![NOBODY; SLOTS], replicas: Vec::new() };
+        let mut view = Self {
+            primaries: Vec::new(),
+            owners: vec![NOBODY; SLOTS],
+            replicas: Vec::new(),
+            replicas_of: Vec::new(),
+        };
         let ranges = elements(answer)?;
         if ranges.is_empty() {
             return Err(Error::new(
@@ -58,10 +64,15 @@ impl View {
                 }
                 *owner = place;
             }
+            view.replicas_of.resize(view.primaries.len(), Vec::new());
             for replica in replicas {
                 // One that is not known well enough to be named is of no use.
                 if let Ok(replica) = node(replica, asked) {
-                    self::place(&mut view.replicas, replica)?;
+                    let replica = self::place(&mut view.replicas, replica)?;
+                    let of = &mut view.replicas_of[usize::from(place)];
+                    if !of.contains(&replica) {
+                        of.push(replica);
+                    }
                 }
             }
         }
@@ -160,12 +171,29 @@ pub(super) struct Map {
     owners: Vec<u16>,
     nodes: Vec<Arc<Node>>,
     pub(super) replicas: Vec<Address>,
+    // By primary, those that may be read from.
+    readers: Vec<Vec<Arc<Node>>>,
 }
 
 impl Map {
-    /// A view with its nodes: one for each primary, in the same order.
-    pub(super) fn of(view: View, nodes: Vec<Arc<Node>>) -> Self {
-        Self { owners: view.owners, nodes, replicas: view.replicas }
+    /// A view with its nodes: one for each primary, in the same order, and those of the replicas that may be read from.
+    pub(super) fn of(view: View, nodes: Vec<Arc<Node>>, readers: &[Arc<Node>]) -> Self {
+        let reader = |at: &u16| {
+            let address = view.replicas.get(usize::from(*at))?;
+            readers.iter().find(|node| node.address() == address).cloned()
+        };
+        let readers = view.replicas_of.iter().map(|of| of.iter().filter_map(reader).collect());
+        let readers = readers.collect();
+        Self { owners: view.owners, nodes, replicas: view.replicas, readers }
+    }
+
+    /// A replica of a slot that can be asked without waiting, by chance.
+    pub(super) fn reader(&self, slot: u16) -> Option<&Arc<Node>> {
+        let place = *self.owners.get(usize::from(slot))?;
+        let readers = self.readers.get(usize::from(place)).filter(|all| !all.is_empty())?;
+        let first = fastrand::usize(..readers.len());
+        let mut all = readers.iter().cycle().skip(first).take(readers.len());
+        all.find(|node| node.is_up())
     }
 
     /// Who serves a slot.
@@ -187,7 +215,7 @@ impl Map {
             nodes.len() - 1
         });
         owners[usize::from(slot)] = place as u16;
-        Self { owners, nodes, replicas: self.replicas.clone() }
+        Self { owners, nodes, replicas: self.replicas.clone(), readers: self.readers.clone() }
     }
 
     /// Those whose slots are not all theirs any more in `new`.

@@ -12,7 +12,7 @@ use super::scan;
 use super::together::{answer_to_all, one_vouch, together};
 use super::topology::Map;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::op::{Batch, Op, Replies, Reply, Vouch};
+use crate::op::{Batch, Lane, Op, Replies, Reply, Vouch};
 
 /// How often a call is sent on before it is an error: once for a slot that moved, some more for one that moves back.
 const MOST_HOPS: u32 = 5;
@@ -101,6 +101,23 @@ impl<'a> Trip<'a> {
         self.pieces.iter().all(|piece| piece.done.is_some())
     }
 
+    /// Has reads go to replicas first, if nothing else is in the batch.
+    pub(super) fn prefer_replicas(&mut self, map: &Map) {
+        if *self.batch.lane() != Lane::Data
+            || self.batch.is_atomic()
+            || !self.batch.ops().iter().all(may_be_old)
+        {
+            return;
+        }
+        for piece in &mut self.pieces {
+            if let Place::Slot(slot) = piece.place
+                && let Some(reader) = map.reader(slot)
+            {
+                piece.route = Route::Replica(Arc::clone(reader));
+            }
+        }
+    }
+
     /// Who is to be sent what. `anybody` gives a node for what every node can do.
     pub(super) fn groups(
         &mut self,
@@ -114,7 +131,9 @@ impl<'a> Trip<'a> {
                 continue;
             }
             let node = match (&piece.route, piece.place) {
-                (Route::To(node) | Route::Asking(node), _) => Arc::clone(node),
+                (Route::To(node) | Route::Asking(node) | Route::Replica(node), _) => {
+                    Arc::clone(node)
+                }
                 (Route::Owner, Place::Slot(slot) | Place::Behind(slot)) => match map.owner(slot) {
                     Some(node) => Arc::clone(node),
                     None => {
@@ -326,7 +345,7 @@ impl<'a> Trip<'a> {
             if let Some(piece) = pending.next() {
                 let route = match &piece.route {
                     Route::To(node) | Route::Asking(node) => Route::To(Arc::clone(node)),
-                    Route::Owner => Route::Owner,
+                    Route::Owner | Route::Replica(_) => Route::Owner,
                 };
                 let waits = &mut self.pieces[at];
                 waits.done = None;
@@ -394,6 +413,21 @@ impl<'a> Trip<'a> {
             None => replies,
         })
     }
+}
+
+/// Whether the answer may be one of a moment ago: plain reads. Those of the read path are to be kept or to lead to a load, a
+/// scan goes on where it stopped.
+fn may_be_old(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Get { .. }
+            | Op::GetMany { .. }
+            | Op::Exists { .. }
+            | Op::Ttl { .. }
+            | Op::HashGet { .. }
+            | Op::HashGetAll { .. }
+            | Op::ListRange { .. }
+    )
 }
 
 impl Group {

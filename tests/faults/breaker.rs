@@ -1,0 +1,256 @@
+//! While a server does not answer, calls fail at once and are not sent; one at a time asks, so that it is noticed as soon as
+//! without. A restart that callers can wait for stays invisible.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use larder::testing::{FaultProxy, RedisServer};
+use larder::{CacheClient, Error, ErrorKind, LockOptions, Outcome};
+use tokio::task::JoinSet;
+
+use crate::{alone, full, ms, quantile};
+
+const DEADLINE: Duration = Duration::from_millis(500);
+const CALLERS: usize = 32;
+
+/// When a call ended, how long it took, and whether it succeeded.
+type Call = (Instant, Duration, bool);
+
+/// Calls with a pace of 5 ms until it is told to stop.
+async fn keep_calling(cache: CacheClient, stop: Arc<AtomicBool>) -> Vec<Call> {
+    let mut calls = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        let done = cache.get_value("key").await;
+        calls.push((Instant::now(), asked.elapsed(), done.is_ok()));
+        tokio::time::sleep(Duration::from_millis(5)).await; // a pace
+    }
+    calls
+}
+
+fn is_refusal(error: &Error) -> bool {
+    error.to_string().contains("it rests")
+}
+
+struct Outage {
+    /// Of the calls within it, sorted.
+    waited: Vec<Duration>,
+    /// From the server's return to the first call that succeeded.
+    recovery: Duration,
+    stats: larder::BreakerStats,
+}
+
+/// What callers see of a server that is stopped for `length`.
+async fn outage(breaker: bool, length: Duration) -> Outage {
+    let mut server = RedisServer::start().await;
+    let cache = CacheClient::builder()
+        .url(server.url())
+        .deadline(DEADLINE)
+        .breaker(breaker)
+        .connect()
+        .await
+        .unwrap();
+    let stop = Arc::<AtomicBool>::default();
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLERS {
+        callers.spawn(keep_calling(cache.clone(), Arc::clone(&stop)));
+    }
+    server.kill().await;
+    let down = Instant::now();
+    tokio::time::sleep(length).await; // the outage
+    let stats = cache.stats().breaker;
+    server.restart().await;
+    let back = Instant::now();
+    // Without a call of this task's own: it is the callers that have to notice.
+    let alive = cache.stats().operations["get"].clone();
+    let successes = |now: &larder::OperationStats| now.calls - now.errors;
+    while successes(&cache.stats().operations["get"]) == successes(&alive) {
+        assert!(back.elapsed() < Duration::from_secs(5), "the callers do not come back");
+        tokio::time::sleep(Duration::from_millis(1)).await; // polled
+    }
+    let recovery = back.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    let calls: Vec<Call> = callers.join_all().await.into_iter().flatten().collect();
+    let mut waited: Vec<Duration> = calls
+        .iter()
+        .filter(|(at, _, well)| !well && *at > down && *at < back)
+        .map(|(_, took, _)| *took)
+        .collect();
+    waited.sort();
+    assert!(!cache.stats().breaker.is_open);
+    Outage { waited, recovery, stats }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_a_stopped_server_do_not_wait_and_come_back_as_soon() {
+    let _turn = alone().await;
+    let length = Duration::from_secs(if full() { 20 } else { 4 });
+    let with = outage(true, length).await;
+    let without = outage(false, length).await;
+    for (name, seen) in [("with", &with), ("without", &without)] {
+        println!(
+            "breaker, {name}: server stopped for {length:?}, {CALLERS} callers, deadline {DEADLINE:?}: {} calls failed after \
+             p50 {:.1} ms, max {:.0} ms; back after {:.0} ms; {:?}",
+            seen.waited.len(),
+            ms(quantile(&seen.waited, 0.5)),
+            ms(quantile(&seen.waited, 1.0)),
+            ms(seen.recovery),
+            seen.stats,
+        );
+    }
+    assert!(quantile(&without.waited, 0.5) >= DEADLINE, "the server was not away");
+    assert_eq!((without.stats.opened, without.stats.refused), (0, 0));
+    assert!(with.stats.is_open && with.stats.opened == 1 && with.stats.refused > 100);
+    assert!(quantile(&with.waited, 0.5) < Duration::from_millis(20));
+    assert!(with.recovery <= Duration::from_secs(1), "{:?}", with.recovery);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_is_not_sent_and_one_call_at_a_time_asks() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    proxy.log_commands(true);
+    let cache = CacheClient::builder()
+        .url(proxy.url())
+        .connections(1)
+        .deadline(DEADLINE)
+        // Not left within this test: what is sent while the breaker is open can be counted at the proxy.
+        .ping_interval(Duration::from_secs(60))
+        .connect()
+        .await
+        .unwrap();
+    server.pause().await;
+    let stalled = Instant::now();
+    while !cache.stats().breaker.is_open {
+        assert!(stalled.elapsed() < Duration::from_secs(10), "it does not open");
+        let calls = (0..4).map(|_| cache.incr_by("n", 1));
+        assert!(futures_util::future::join_all(calls).await.iter().all(Result::is_err));
+    }
+    let opened = stalled.elapsed();
+    proxy.take_log();
+    let (mut refused, mut asked, mut maybe_sent) = (0, 0, 0);
+    let open = Instant::now();
+    while open.elapsed() < DEADLINE * 4 {
+        let calls = (0..16).map(|_| cache.incr_by("n", 1));
+        for error in futures_util::future::join_all(calls).await.into_iter().map(Result::unwrap_err)
+        {
+            if is_refusal(&error) {
+                assert_eq!(
+                    (error.kind(), error.outcome()),
+                    (ErrorKind::Unavailable, Outcome::NotSent)
+                );
+                refused += 1;
+            } else {
+                asked += 1;
+                maybe_sent += usize::from(error.outcome() == Outcome::Unknown);
+            }
+        }
+    }
+    let names = |log: Vec<larder::testing::SentCommand>| {
+        log.into_iter().filter(|sent| &*sent.args[0] == b"INCRBY").count()
+    };
+    let sent = names(proxy.take_log());
+    let error = {
+        // Somebody asks, so the other is refused.
+        let (one, other) = tokio::join!(cache.incr_by("n", 1), cache.incr_by("n", 1));
+        let both = [one.unwrap_err(), other.unwrap_err()];
+        both.into_iter().find(is_refusal).unwrap()
+    };
+    // A lock's steps and a ping wait for the server, whoever asks meanwhile.
+    let lock = LockOptions::default();
+    let (ping, lock) = tokio::join!(cache.ping(), cache.acquire_lock("l", lock));
+    let waited = [ping.unwrap_err(), lock.unwrap_err()];
+    assert!(!waited.iter().any(is_refusal), "{waited:?}");
+
+    // The call that asks waits, and closes it by its answer.
+    let waiting = tokio::spawn({
+        let cache = cache.clone();
+        async move {
+            loop {
+                if cache.get_value("key").await.is_ok() {
+                    return Instant::now();
+                }
+            }
+        }
+    });
+    server.resume().await;
+    let back = Instant::now();
+    let closed = waiting.await.unwrap().duration_since(back);
+    println!(
+        "breaker: opened after {:.0} ms; while open {refused} refused, {asked} asked, {sent} sent; closed {:.0} ms after the \
+         server went on; says: {error}",
+        ms(opened),
+        ms(closed)
+    );
+    assert!(opened >= Duration::from_secs(1) && opened <= DEADLINE * 4);
+    assert!(refused > 0 && asked > 0);
+    assert_eq!(sent, maybe_sent, "something that was refused was sent");
+    // One waits at a time, each for its deadline.
+    assert!((2..=5).contains(&asked), "{asked} asked within four deadlines");
+    assert!(sent > 0 && closed < Duration::from_secs(1), "{closed:?}");
+    assert!(!cache.stats().breaker.is_open);
+    futures_util::future::join_all((0..16).map(|_| cache.get_value("key")))
+        .await
+        .into_iter()
+        .for_each(|call| assert!(call.is_ok()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_callers_can_wait_for_stays_invisible() {
+    let _turn = alone().await;
+    let mut server = RedisServer::start().await;
+    let cache = CacheClient::builder()
+        .url(server.url())
+        .deadline(Duration::from_secs(4))
+        .connect()
+        .await
+        .unwrap();
+    let rounds = if full() { 20 } else { 3 };
+    let (stop, mut callers) = (Arc::<AtomicBool>::default(), JoinSet::new());
+    for _ in 0..CALLERS {
+        callers.spawn(keep_calling(cache.clone(), Arc::clone(&stop)));
+    }
+    for _ in 0..rounds {
+        server.kill().await;
+        tokio::time::sleep(Duration::from_millis(300)).await; // the length of the restart
+        server.restart().await;
+        cache.get_value("key").await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let calls: Vec<Call> = callers.join_all().await.into_iter().flatten().collect();
+    let longest = calls.iter().map(|(_, took, _)| *took).max().unwrap();
+    let failed = calls.iter().filter(|(_, _, well)| !well).count();
+    println!(
+        "breaker, restarts of 300 ms: {rounds}, {} calls, {failed} failed, the longest took {:.0} ms",
+        calls.len(),
+        ms(longest)
+    );
+    assert_eq!((failed, cache.stats().breaker.opened), (0, 0));
+    assert!(longest >= Duration::from_millis(250), "the server was not away");
+}
+
+#[tokio::test]
+async fn slow_commands_among_others_do_not_open_it() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let cache = CacheClient::builder()
+        .url(server.url())
+        .deadline(Duration::from_millis(50))
+        .connect()
+        .await
+        .unwrap();
+    let mut timed_out = 0;
+    for _ in 0..6 {
+        let paused = server.command(&["CLIENT", "PAUSE", "250", "WRITE"]).await;
+        assert_eq!(paused.text().as_deref(), Some("OK"));
+        // The write waits, and all that comes behind it over its connection.
+        let error = cache.set_value("key", "value", None).await.unwrap_err();
+        timed_out += usize::from(error.is_timeout());
+        tokio::time::sleep(Duration::from_millis(250)).await; // the pause, so that a second passes in all
+        cache.get_value("key").await.unwrap();
+    }
+    println!("breaker: {timed_out} writes timed out between reads that were answered");
+    assert_eq!((timed_out, cache.stats().breaker.opened), (6, 0));
+}
