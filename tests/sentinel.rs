@@ -316,3 +316,40 @@ async fn what_no_sentinel_says_is_not_believed() {
         assert_eq!(error.outcome(), Outcome::NotSent, "{answer:?}: {error}");
     }
 }
+
+/// Bad input 27: who answers and knows nobody, who names a server that is no primary, and who does not answer.
+#[tokio::test]
+async fn sentinels_that_know_nobody_name_a_replica_or_are_silent_are_told_apart() {
+    let replica = RedisServer::builder().arg("--replicaof").arg("127.0.0.1").arg("1").start().await;
+    let port = replica.port().to_string();
+    let named = format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len());
+    let cases = [
+        ("*-1\r\n".to_owned(), ErrorKind::Config, "check the name"),
+        ("_\r\n".to_owned(), ErrorKind::Config, "check the name"),
+        (named, ErrorKind::Unavailable, "no primary at the moment"),
+        ("-ERR canary\r\n".to_owned(), ErrorKind::Unavailable, "none of the 3 sentinels answers"),
+    ];
+    for (answer, kind, said) in cases {
+        let mut sentinels = Vec::new();
+        for _ in 0..3 {
+            let answer = answer.clone();
+            let sentinel = ScriptedServer::start(move |_, args| match &*args[0] {
+                b"SENTINEL" => Scripted::answer(answer.clone()),
+                b"HELLO" => Scripted::answer("-ERR unknown command\r\n"),
+                _ => Scripted::answer("+OK\r\n"),
+            });
+            sentinels.push(sentinel.await);
+        }
+        let places: Vec<_> = sentinels.iter().map(|sentinel| sentinel.addr().to_string()).collect();
+        let url = format!("redis+sentinel://{}/{NAME}", places.join(","));
+        let client = CacheClient::builder().url(url).deadline(Duration::from_millis(500));
+        let error = client.build().unwrap().get_value("key").await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (kind, Outcome::NotSent),
+            "{answer:?}: {error}"
+        );
+        let text = error.to_string();
+        assert!(text.contains(said) && !text.contains("canary"), "{answer:?}: {text}");
+    }
+}

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::breaker::Breaker;
 use super::recent::Recent;
 use crate::client::coherence::Coherence;
+use crate::codec::JsonLimit;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::near::Room;
@@ -32,6 +33,7 @@ pub(crate) struct ReadPath {
     recorder: Arc<Recorder>,
     // One for each namespace, whoever makes it: two views of the same keys share what is near.
     rooms: Mutex<HashMap<Arc<str>, Arc<Room>>>,
+    json_limit: JsonLimit,
 }
 
 impl ReadPath {
@@ -42,6 +44,7 @@ impl ReadPath {
         wakeups: Arc<Wakeups>,
         recorder: Arc<Recorder>,
         max_loads: usize,
+        json_limit: JsonLimit,
     ) -> Self {
         Self {
             store,
@@ -53,12 +56,18 @@ impl ReadPath {
             recent: Recent::default(),
             recorder,
             rooms: Mutex::default(),
+            json_limit,
         }
     }
 
     /// The counters of a namespace's reads.
     pub(crate) fn reads(&self, namespace: &[u8]) -> Arc<ReadRecorder> {
         self.recorder.reads(namespace)
+    }
+
+    /// The largest document that the client writes and decodes.
+    pub(crate) fn json_limit(&self) -> JsonLimit {
+        self.json_limit
     }
 
     /// How many values are near, and how many bytes they count.

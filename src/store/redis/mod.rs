@@ -25,6 +25,8 @@ mod dial;
 mod failure;
 mod gather;
 mod link;
+#[cfg(feature = "testing")]
+pub(crate) mod readers;
 mod reply;
 mod scripts;
 mod sentinel;
