@@ -22,16 +22,7 @@ pub struct Target {
     pub seeds: &'static [&'static [u8]],
     /// What they put in.
     pub words: &'static [&'static [u8]],
-    /// How much it may allocate, whatever the input; and for each byte of it.
-    pub heap_base: usize,
-    pub heap_factor: usize,
 }
-
-const MIB: usize = 1 << 20;
-
-/// A level of the driver's parser reserves room for up to 4,096 elements that were announced, and it takes a hundred
-/// levels: 56 bytes each. What then comes takes as much for three bytes (`_\r\n`), twice while a list grows.
-const REPLIES: (usize, usize) = (28 * MIB, 400);
 
 /// All of them.
 pub const TARGETS: [Target; 8] = [
@@ -47,9 +38,6 @@ pub const TARGETS: [Target; 8] = [
             br#"{"$serde_json::private::RawValue":"[1]"}"#,
         ],
         words: JSON_WORDS,
-        heap_base: 2 * MIB,
-        // The dynamic value of `[[],[],` and such: see docs/security.md.
-        heap_factor: 200,
     },
     Target {
         name: "numbers",
@@ -59,8 +47,6 @@ pub const TARGETS: [Target; 8] = [
             br#"{"decimal":"79228162514264337593543950335","duration":1e300,"time":"2026-01-02T03:04:05+23:59","id":"","bytes":""}"#,
         ],
         words: JSON_WORDS,
-        heap_base: 2 * MIB,
-        heap_factor: 200,
     },
     Target {
         name: "url",
@@ -75,16 +61,12 @@ pub const TARGETS: [Target; 8] = [
             b"rediss://host?ca=/x",
         ],
         words: &[b":", b"@", b"/", b"?", b"#", b"%", b"%00", b"%ff", b"&", b"=", b",", b"[", b"]", b"..", b"redis://", b"memory://", b"redis+unix://", b"70000", b"-1", b"\xf0\x9f\xa6\x80"],
-        heap_base: MIB,
-        heap_factor: 64,
     },
     Target {
         name: "keys",
         run: keys,
         seeds: &[b"a\x1eb:c", b"a:b\x1ec", b"{victim}\x1e%3A", b"\x00\r\n\x1e\xff\xfe", b"a\x1eb\x1ec"],
         words: &[b":", b"%", b"%3A", b"%25", b"{", b"}", b"\x1e", b"\0", b"\r\n", b"../", b"*"],
-        heap_base: MIB,
-        heap_factor: 64,
     },
     Target {
         name: "replies",
@@ -109,8 +91,6 @@ pub const TARGETS: [Target; 8] = [
             b"+QUEUED\r\n",
         ],
         words: RESP_WORDS,
-        heap_base: REPLIES.0,
-        heap_factor: REPLIES.1,
     },
     Target {
         name: "topology",
@@ -127,8 +107,6 @@ pub const TARGETS: [Target; 8] = [
             b"$37\r\nprimary 10.0.0.1 6379 10.0.0.2 6380\r\n",
         ],
         words: RESP_WORDS,
-        heap_base: REPLIES.0,
-        heap_factor: REPLIES.1,
     },
     Target {
         name: "pushes",
@@ -142,8 +120,6 @@ pub const TARGETS: [Target; 8] = [
             b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n\x1e>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nb\r\n",
         ],
         words: RESP_WORDS,
-        heap_base: REPLIES.0,
-        heap_factor: REPLIES.1,
     },
     Target {
         name: "locks",
@@ -154,8 +130,6 @@ pub const TARGETS: [Target; 8] = [
             b"shared\x1er:a\x1enot a number\x1eq:b\x1e1 2",
         ],
         words: &[b"\x1e", b"id", b"token", b"owner", b"r:", b"q:", b"shared", b"-1", b"nan", b"1e308", b"9007199254740992", b"18446744073709551615"],
-        heap_base: MIB,
-        heap_factor: 256,
     },
 ];
 
