@@ -28,10 +28,11 @@ fn all_mistakes_are_named_at_once() {
         .url("redis://127.0.0.1:0/x?colour=red")
         .deadline(Duration::ZERO)
         .connections(0)
+        .max_json_bytes(0)
         .build()
         .unwrap_err();
     let text = error.to_string();
-    for mistake in ["deadline", "connections", "port", "database", "option"] {
+    for mistake in ["deadline", "connections", "max_json_bytes", "port", "database", "option"] {
         assert!(text.contains(mistake), "{mistake} is missing in: {text}");
     }
     assert!(!text.contains("no effect"), "{text}");
