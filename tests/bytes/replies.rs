@@ -139,6 +139,19 @@ async fn what_was_received_costs_as_much_as_the_docs_say() {
     }
 }
 
+#[tokio::test]
+async fn a_document_beyond_the_limit_costs_nothing() {
+    let _turn = alone().await;
+    let json = format!("[{}0]", "[],".repeat((64 << 20) / 3));
+    assert!(json.len() > 64 << 20);
+    let before = begin();
+    let error = readers::json::<larder::json::Value>(json.as_bytes()).unwrap_err();
+    let cost = peak() - before;
+    println!("row 18: a document of {} bytes is refused for {cost} bytes", json.len());
+    assert!(error.is_decode() && error.to_string().contains("max_json_bytes"), "{error}");
+    assert!(cost < 4096, "{cost}");
+}
+
 /// On a connection on which nothing is waited for. Beside a call in flight nobody could tell it from the answer.
 #[tokio::test]
 async fn an_answer_that_nobody_asked_for_is_dropped() {
