@@ -278,7 +278,7 @@ async fn a_pipeline_of_a_million_commands_is_answered_one_by_one() {
 /// A server that begins an answer of nearly 2^63 bytes and sends them, for as long as somebody reads. Answers how many it
 /// could send.
 async fn endless() -> (SocketAddr, Arc<AtomicU64>, Arc<AtomicBool>) {
-    const CHUNK: [u8; 65_536] = [b'x'; 65_536];
+    let chunk: Arc<[u8]> = vec![b'x'; 65_536].into();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sent, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
@@ -287,6 +287,7 @@ async fn endless() -> (SocketAddr, Arc<AtomicU64>, Arc<AtomicBool>) {
         for connection in 1.. {
             let Ok((mut stream, _)) = listener.accept().await else { return };
             let (counted, ended) = (Arc::clone(&counted), Arc::clone(&ended));
+            let chunk = Arc::clone(&chunk);
             tokio::spawn(async move {
                 let mut buffer = vec![0; 4096];
                 while let Ok(len @ 1..) = stream.read(&mut buffer).await {
@@ -295,8 +296,8 @@ async fn endless() -> (SocketAddr, Arc<AtomicU64>, Arc<AtomicBool>) {
                     if has(b"GET") && connection == 1 {
                         stream.write_all(b"$9223372036854775807\r\n").await.unwrap();
                         // Slow enough that a test machine bears it.
-                        while stream.write_all(&CHUNK).await.is_ok() {
-                            counted.fetch_add(CHUNK.len() as u64, Ordering::SeqCst);
+                        while stream.write_all(&chunk).await.is_ok() {
+                            counted.fetch_add(chunk.len() as u64, Ordering::SeqCst);
                             tokio::time::sleep(Duration::from_millis(5)).await;
                         }
                         ended.store(true, Ordering::SeqCst);
