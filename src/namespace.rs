@@ -15,7 +15,7 @@ use crate::client::{
     CacheClient, Detached, Family, Given, IntoLoaded, LoadOptions, Loader, ManyLoader, Nowhere,
     ReadFrom, Seen,
 };
-use crate::codec::{Shape, decode_json, encode_json};
+use crate::codec::{JsonLimit, Shape, decode_json, encode_json};
 use crate::error::Result;
 use crate::key::Key;
 use crate::key_part::{KeyParts, KeyWriter, with_key};
@@ -59,6 +59,8 @@ pub struct Namespace<K: ?Sized, T> {
     near_max_bytes: Option<u64>,
     lane: Lane,
     undecodable_as_miss: bool,
+    // Nothing for the client's.
+    json_limit: Option<JsonLimit>,
     loader: Option<NamespaceLoader<K, T>>,
     // Empty while the global client is not set up, and for handles that were taken before it was: they look for it at
     // each call.
@@ -92,6 +94,7 @@ impl<K: ?Sized, T> Namespace<K, T> {
             lane: self.lane.clone(),
             options: self.options,
             undecodable_as_miss: self.undecodable_as_miss,
+            json_limit: self.json_limit.unwrap_or_else(|| path.json_limit()),
         })
     }
 
@@ -462,8 +465,9 @@ where
         value: &T,
     ) -> Result<(Key, Bytes, Option<Expiry>)> {
         let key = self.key_for(name, key)?;
-        let value =
-            encode_json(value, Shape::Any).map_err(|error| error.with_op(name).with_key(&key))?;
+        let limit = self.json_limit.unwrap_or_else(|| self.client.json_limit());
+        let value = encode_json(value, Shape::Any, limit)
+            .map_err(|error| error.with_op(name).with_key(&key))?;
         self.options.check().map_err(|error| error.with_op(name))?;
         let expiry = self.options.stored_for(self.options.ttl)?;
         Ok((key, value, expiry))
@@ -482,7 +486,9 @@ where
         key: &Key,
         found: Option<Bytes>,
     ) -> Result<Option<Arc<T>>> {
-        let (value, from) = match found.map(|found| decode_json::<Option<T>>(&found, Shape::Any)) {
+        let family = self.family(name)?;
+        let decode = |found: Bytes| decode_json::<Option<T>>(&found, Shape::Any, family.json_limit);
+        let (value, from) = match found.map(decode) {
             None => (None, ReadFrom::Missing),
             Some(Ok(value)) => (value.map(Arc::new), ReadFrom::Shared),
             Some(Err(error)) => {
@@ -493,7 +499,7 @@ where
                 (None, ReadFrom::Missing)
             }
         };
-        self.family(name)?.note(key.as_bytes(), from);
+        family.note(key.as_bytes(), from);
         Ok(value)
     }
 }
@@ -514,6 +520,7 @@ impl<K: ?Sized, T> Clone for Namespace<K, T> {
             near_max_bytes: self.near_max_bytes,
             lane: self.lane.clone(),
             undecodable_as_miss: self.undecodable_as_miss,
+            json_limit: self.json_limit,
             loader: self.loader.clone(),
             family: self.family.clone(),
             types: PhantomData,

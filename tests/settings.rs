@@ -57,6 +57,7 @@ fn all_mistakes_are_named_at_once() {
         .max_in_flight_bytes(1)
         .ping_interval(Duration::ZERO)
         .ping_timeout(Duration::ZERO)
+        .max_json_bytes(0)
         .build()
         .unwrap_err();
     let text = error.to_string();
@@ -64,6 +65,7 @@ fn all_mistakes_are_named_at_once() {
     for mistake in
         ["deadline", "connections", "port", "database", "option", "ping interval", "ping timeout"]
             .into_iter()
+            .chain(["max_json_bytes"])
             .chain(in_flight)
     {
         assert!(text.contains(mistake), "{mistake} is missing in: {text}");

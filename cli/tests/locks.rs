@@ -374,7 +374,7 @@ async fn who_holds_what_is_listed_without_what_could_release_it() {
 /// The rules of `docs/locks.md`, word for word.
 const LEAST: &str = "resetkeys ~lock:* ~larder:lock:* -@all \
     +ping +hello +auth +client|tracking +eval +time \
-    +get +set +del +pttl +pexpire +hget +hset +hdel +hgetall +hincrby \
+    +get +set +del +pttl +pexpire +hget +hmget +hset +hdel +hgetall +hincrby \
     +scan +mget";
 
 #[tokio::test]

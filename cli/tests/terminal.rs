@@ -90,6 +90,35 @@ async fn a_reader_that_goes_away_ends_the_command_quietly() {
     assert_eq!((child.wait().unwrap().code(), complaints.as_str()), (Some(0), ""));
 }
 
+/// A listing of many keys is a walk that ends with its reader, and never a `KEYS`.
+#[tokio::test]
+async fn a_listing_of_many_keys_is_streamed() {
+    const KEYS: usize = 200_000;
+    let server = RedisServer::start().await;
+    let fill = format!("for at = 1, {KEYS} do redis.call('SET', 'many:' .. at, 'x') end");
+    assert!(!server.command(&["EVAL", &fill, "0"]).await.is_error());
+    let calls = async |command: &str| {
+        let stats = server.command(&["INFO", "commandstats"]).await.text().unwrap();
+        let found = stats.split_once(&format!("cmdstat_{command}:calls="));
+        found.map_or(0, |(_, rest)| rest.split(',').next().unwrap().parse::<usize>().unwrap())
+    };
+    let mut scan = larder(&["scan", "many:"]);
+    scan.env("REDIS_URL", server.url()).stdout(Stdio::piped());
+    let mut child = scan.spawn().unwrap();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    reader.read_line(&mut String::new()).unwrap();
+    drop(reader);
+    assert!(child.wait().unwrap().success());
+    let first = calls("scan").await;
+    let all = larder(&["scan", "many:"]).env("REDIS_URL", server.url()).output().unwrap();
+    assert!(all.status.success());
+    let lines = all.stdout.iter().filter(|byte| **byte == b'\n').count();
+    let whole = calls("scan").await - first;
+    println!("row 37: {lines} lines for {KEYS} keys by {whole} SCANs; {first} for the first line");
+    assert!(lines >= KEYS && first >= 1 && whole > 4 * first, "{first} of {whole}");
+    assert_eq!(calls("keys").await, 0);
+}
+
 #[tokio::test]
 async fn output_that_cannot_be_written_is_an_error() {
     let server = RedisServer::start().await;

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::coherence::{Coherence, Coherent};
 use super::load::{MAX_LOADS, ReadPath};
 use super::{CacheClient, Inner};
+use crate::codec::JsonLimit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Locks;
 use crate::op::Op;
@@ -66,6 +67,7 @@ pub struct Builder {
     max_namespaces: usize,
     near_max_bytes: Option<u64>,
     max_loads: usize,
+    max_json_bytes: Option<u64>,
     observed: bool,
     guarded: bool,
 }
@@ -116,6 +118,7 @@ impl Builder {
             max_namespaces: MAX_NAMESPACES,
             near_max_bytes: None,
             max_loads: MAX_LOADS,
+            max_json_bytes: None,
             observed: true,
             guarded: true,
         }
@@ -274,6 +277,15 @@ impl Builder {
         self
     }
 
+    /// How many bytes a JSON document may have that is written, or that is decoded whoever wrote it; at most 512 MiB. A
+    /// larger one that is stored is [`ErrorKind::Decode`] before anything is made of it. A namespace may have
+    /// [a limit of its own](crate::NamespaceBuilder::max_json_bytes). Text and bytes are handed over as they came, and
+    /// have no limit but the store's. Defaults to 64 MiB.
+    pub fn max_json_bytes(mut self, bytes: u64) -> Self {
+        self.max_json_bytes = Some(bytes);
+        self
+    }
+
     /// Leaves out statistics and spans, so that a benchmark can tell what they cost.
     #[cfg(feature = "testing")]
     pub fn unobserved(mut self) -> Self {
@@ -339,6 +351,7 @@ impl Builder {
         if self.max_loads == 0 {
             mistakes.push("max_loads is 0; it is at least 1".to_owned());
         }
+        mistakes.extend(self.max_json_bytes.and_then(JsonLimit::mistake));
         if self.max_bytes == Some(0) {
             mistakes.push("max_bytes is 0; it is at least 1".to_owned());
         }
@@ -602,6 +615,7 @@ impl Builder {
             Arc::clone(&wakeups),
             Arc::clone(&recorder),
             self.max_loads,
+            self.max_json_bytes.map(JsonLimit::of).unwrap_or_default(),
         );
         let path = Arc::new(path);
         let locks = Arc::new(Locks::new(Arc::clone(&store), wakeups, recorder.locks()));

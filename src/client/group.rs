@@ -156,7 +156,8 @@ impl Group {
         value: &T,
         ex: impl Into<Option<Duration>>,
     ) -> Self {
-        self.and(json_op("set_dict", key, value, ex.into(), Shape::Object))
+        let limit = self.client.json_limit();
+        self.and(json_op("set_dict", key, value, ex.into(), Shape::Object, limit))
     }
 
     /// As [`CacheClient::set_list`]; [`Reply::Bool`].
@@ -166,7 +167,8 @@ impl Group {
         value: &T,
         ex: impl Into<Option<Duration>>,
     ) -> Self {
-        self.and(json_op("set_list", key, value, ex.into(), Shape::Array))
+        let limit = self.client.json_limit();
+        self.and(json_op("set_list", key, value, ex.into(), Shape::Array, limit))
     }
 
     /// As [`CacheClient::delete_key`]; [`Reply::Int`].

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::CacheClient;
 use super::values::get;
-use crate::codec::{Shape, decode_json, encode_json};
+use crate::codec::{JsonLimit, Shape, decode_json, encode_json};
 use crate::error::Result;
 use crate::op::Op;
 use crate::ttl::Expiry;
@@ -17,7 +17,8 @@ impl CacheClient {
     ///
     /// # Errors
     /// What serialises to something else, or not within the wire format, is
-    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode), before anything is sent.
+    /// [`ErrorKind::Encode`](crate::ErrorKind::Encode), before anything is sent; what is larger than
+    /// [`max_json_bytes`](crate::Builder::max_json_bytes) is [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput).
     pub async fn set_dict<T: Serialize + ?Sized>(
         &self,
         key: impl AsRef<[u8]>,
@@ -30,7 +31,7 @@ impl CacheClient {
     /// Reads a JSON object. `None` if the key does not exist.
     ///
     /// # Errors
-    /// Another shape, or an object that does not fit `T`, is
+    /// Another shape, an object that does not fit `T`, or one larger than [`max_json_bytes`](crate::Builder::max_json_bytes) is
     /// [`ErrorKind::Decode`](crate::ErrorKind::Decode).
     pub async fn get_dict<T: DeserializeOwned>(&self, key: impl AsRef<[u8]>) -> Result<Option<T>> {
         self.get_json("get_dict", key, Shape::Object).await
@@ -69,7 +70,7 @@ impl CacheClient {
         ex: Option<Duration>,
         shape: Shape,
     ) -> Result<()> {
-        let op = json_op(name, key, value, ex, shape)?;
+        let op = json_op(name, key, value, ex, shape, self.json_limit())?;
         self.one(name, op).await?.into_bool().map(drop)
     }
 
@@ -79,8 +80,9 @@ impl CacheClient {
         key: impl AsRef<[u8]>,
         shape: Shape,
     ) -> Result<Option<T>> {
+        let limit = self.json_limit();
         self.decoded(get(name, key)?, |reply| {
-            reply.into_value()?.map(|bytes| decode_json(&bytes, shape)).transpose()
+            reply.into_value()?.map(|bytes| decode_json(&bytes, shape, limit)).transpose()
         })
         .await
     }
@@ -92,9 +94,11 @@ pub(super) fn json_op<T: Serialize + ?Sized>(
     value: &T,
     ex: Option<Duration>,
     shape: Shape,
+    limit: JsonLimit,
 ) -> Result<Op> {
     let key = super::key(name, key)?;
-    let value = encode_json(value, shape).map_err(|error| error.with_op(name).with_key(&key))?;
+    let value =
+        encode_json(value, shape, limit).map_err(|error| error.with_op(name).with_key(&key))?;
     let expiry = Expiry::optional(ex).map_err(|error| error.with_op(name).with_key(&key))?;
     Ok(Op::Set { key, value, expiry, only_if: None })
 }

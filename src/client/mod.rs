@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::codec::JsonLimit;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::lock::Locks;
@@ -99,6 +100,7 @@ impl CacheClient {
             Arc::clone(&wakeups),
             Arc::clone(&recorder),
             0,
+            JsonLimit::default(),
         );
         let path = Arc::new(path);
         let locks = Arc::new(Locks::new(Arc::clone(&store), wakeups, recorder.locks()));
@@ -190,6 +192,12 @@ impl CacheClient {
             client.0.recorder.undecodable(batch, error.key());
         }
         error.with_op(batch.name())
+    }
+
+    /// The largest document that it writes and decodes.
+    pub(crate) fn json_limit(&self) -> JsonLimit {
+        // Without a client to stand for, a call fails whatever its limit is.
+        self.settled().map(|client| client.path().json_limit()).unwrap_or_default()
     }
 
     /// What its reads share. Of a [`settled`](Self::settled) client.

@@ -4,14 +4,20 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use super::encode::{MAX_DEPTH, Shape, kind_of};
+use super::limit::JsonLimit;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The value that the JSON text stands for.
 ///
 /// # Errors
-/// [`ErrorKind::Decode`] if it is not JSON, has another shape, is nested too deep, or is not what
-/// `T` expects. It says where, and what was expected, never what was found.
-pub(crate) fn decode_json<T: DeserializeOwned>(json: &[u8], shape: Shape) -> Result<T> {
+/// [`ErrorKind::Decode`] if it is larger than the limit, is not JSON, has another shape, is nested too deep, or is not
+/// what `T` expects. It says where, and what was expected, never what was found.
+pub(crate) fn decode_json<T: DeserializeOwned>(
+    json: &[u8],
+    shape: Shape,
+    limit: JsonLimit,
+) -> Result<T> {
+    limit.check(json)?;
     let first = json.iter().copied().find(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
     if let Some(first) = first.filter(|first| begins_json(*first) && !shape.fits(*first)) {
         return Err(Error::new(ErrorKind::Decode, wrong_shape(shape, first)));
@@ -110,8 +116,12 @@ mod tests {
         Red,
     }
 
+    fn decoded<T: DeserializeOwned>(json: &[u8], shape: Shape) -> Result<T> {
+        decode_json(json, shape, JsonLimit::default())
+    }
+
     fn refused<T: DeserializeOwned + std::fmt::Debug>(json: &str) -> String {
-        let error = decode_json::<T>(json.as_bytes(), Shape::Any).unwrap_err();
+        let error = decoded::<T>(json.as_bytes(), Shape::Any).unwrap_err();
         assert!(error.is_decode());
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("canary"), "{shown}");
@@ -149,17 +159,17 @@ mod tests {
 
     #[test]
     fn the_wrong_shape_is_an_error_that_names_the_right_method() {
-        let error = decode_json::<HashMap<String, u8>>(b" [1]", Shape::Object).unwrap_err();
+        let error = decoded::<HashMap<String, u8>>(b" [1]", Shape::Object).unwrap_err();
         assert!(error.to_string().starts_with(
             "the stored JSON is an array, get_dict wants an object; use get_list_value"
         ));
-        let error = decode_json::<Vec<u8>>(b"{}", Shape::Array).unwrap_err();
+        let error = decoded::<Vec<u8>>(b"{}", Shape::Array).unwrap_err();
         assert!(error.to_string().starts_with(
             "the stored JSON is an object, get_list_value wants an array; use get_dict"
         ));
-        let error = decode_json::<Option<Vec<u8>>>(b"null", Shape::Array).unwrap_err();
+        let error = decoded::<Option<Vec<u8>>>(b"null", Shape::Array).unwrap_err();
         assert!(error.to_string().starts_with("the stored JSON is null"), "{error}");
-        let error = decode_json::<Vec<u8>>(b"canary", Shape::Array).unwrap_err();
+        let error = decoded::<Vec<u8>>(b"canary", Shape::Array).unwrap_err();
         assert!(error.to_string().starts_with("the stored bytes are not JSON"), "{error}");
     }
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
+use super::limit::JsonLimit;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::MAX_BYTES;
 
 /// How deep arrays and objects may stand in each other. `serde_json` reads as many; orjson reads
 /// 1,024 and writes 254.
@@ -52,11 +52,15 @@ pub(crate) fn kind_of(first: u8) -> &'static str {
 ///
 /// # Errors
 /// [`ErrorKind::Encode`] if it has another shape, is nested too deep, holds an integer wider than
-/// 64 bits, or refuses to be serialised; [`ErrorKind::InvalidInput`] if it is longer than any store takes. Never with
-/// a part of the value.
-pub(crate) fn encode_json<T: Serialize + ?Sized>(value: &T, shape: Shape) -> Result<Bytes> {
+/// 64 bits, or refuses to be serialised; [`ErrorKind::InvalidInput`] if it is larger than the limit, since it would
+/// not be read back. Never with a part of the value.
+pub(crate) fn encode_json<T: Serialize + ?Sized>(
+    value: &T,
+    shape: Shape,
+    limit: JsonLimit,
+) -> Result<Bytes> {
     let refused = Cell::new(None);
-    let mut out = Capped { bytes: Vec::with_capacity(128), most: MAX_BYTES, is_full: false };
+    let mut out = Capped { bytes: Vec::with_capacity(128), most: limit.bytes(), is_full: false };
     let rules = Rules { depth: 0, refused: &refused };
     let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, rules));
     if let Some(reason) = refused.get() {
@@ -65,7 +69,10 @@ pub(crate) fn encode_json<T: Serialize + ?Sized>(value: &T, shape: Shape) -> Res
     if out.is_full {
         return Err(Error::new(
             ErrorKind::InvalidInput,
-            format!("the value is longer than {MAX_BYTES} bytes as JSON; split it"),
+            format!(
+                "the value is longer than {} bytes as JSON; split it, or raise max_json_bytes",
+                limit.bytes()
+            ),
         ));
     }
     if let Err(error) = written {
@@ -78,7 +85,7 @@ pub(crate) fn encode_json<T: Serialize + ?Sized>(value: &T, shape: Shape) -> Res
     }
 }
 
-/// Takes what is written up to a limit: what no store takes need not be written first.
+/// Takes what is written up to a limit: what is refused need not be written first.
 struct Capped {
     bytes: Vec<u8>,
     most: usize,
@@ -231,6 +238,20 @@ mod tests {
 
     use super::*;
 
+    fn encoded<T: Serialize + ?Sized>(value: &T, shape: Shape) -> Result<Bytes> {
+        encode_json(value, shape, JsonLimit::default())
+    }
+
+    #[test]
+    fn a_document_as_large_as_the_limit_is_written_and_one_byte_more_is_not() {
+        assert_eq!(encode_json("abc", Shape::Any, JsonLimit::of(5)).unwrap(), "\"abc\"");
+        let error = encode_json("canary", Shape::Any, JsonLimit::of(5)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("5 bytes") && shown.contains("max_json_bytes"), "{shown}");
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+
     #[test]
     fn nothing_is_written_past_the_limit() {
         let mut out = Capped { bytes: Vec::new(), most: 5, is_full: false };
@@ -242,15 +263,15 @@ mod tests {
 
     #[test]
     fn integers_wider_than_64_bits_are_refused_in_values_and_in_map_keys() {
-        assert_eq!(encode_json(&u128::from(u64::MAX), Shape::Any).unwrap(), "18446744073709551615");
-        assert_eq!(encode_json(&i128::from(i64::MIN), Shape::Any).unwrap(), "-9223372036854775808");
+        assert_eq!(encoded(&u128::from(u64::MAX), Shape::Any).unwrap(), "18446744073709551615");
+        assert_eq!(encoded(&i128::from(i64::MIN), Shape::Any).unwrap(), "-9223372036854775808");
         let wide = u128::from(u64::MAX) + 1;
         let below = i128::from(i64::MIN) - 1;
         let key = BTreeMap::from([(wide, 1)]);
         for error in [
-            encode_json(&wide, Shape::Any).unwrap_err(),
-            encode_json(&below, Shape::Any).unwrap_err(),
-            encode_json(&key, Shape::Any).unwrap_err(),
+            encoded(&wide, Shape::Any).unwrap_err(),
+            encoded(&below, Shape::Any).unwrap_err(),
+            encoded(&key, Shape::Any).unwrap_err(),
         ] {
             assert_eq!(error.kind(), ErrorKind::Encode);
             assert!(error.to_string().contains("wider than 64 bits"), "{error}");
@@ -259,12 +280,12 @@ mod tests {
 
     #[test]
     fn the_wrong_shape_is_an_error_that_names_the_right_method() {
-        let error = encode_json(&[1, 2], Shape::Object).unwrap_err().to_string();
+        let error = encoded(&[1, 2], Shape::Object).unwrap_err().to_string();
         assert!(error.starts_with("the value is an array, set_dict wants an object; use set_list"));
         let map = BTreeMap::from([("a", 1)]);
-        let error = encode_json(&map, Shape::Array).unwrap_err().to_string();
+        let error = encoded(&map, Shape::Array).unwrap_err().to_string();
         assert!(error.starts_with("the value is an object, set_list wants an array; use set_dict"));
-        let error = encode_json(&None::<u8>, Shape::Array).unwrap_err().to_string();
+        let error = encoded(&None::<u8>, Shape::Array).unwrap_err().to_string();
         assert!(error.starts_with("the value is null, set_list wants an array"), "{error}");
     }
 
@@ -273,10 +294,10 @@ mod tests {
         let raw = |text: String| RawValue::from_string(text).unwrap();
         let strings = r#"{"a\"[[":"]]{\\","b":[1, 2]}"#.to_owned();
         assert_eq!(depth_of(strings.as_bytes()), 2);
-        assert_eq!(encode_json(&raw(strings.clone()), Shape::Object).unwrap(), strings);
+        assert_eq!(encoded(&raw(strings.clone()), Shape::Object).unwrap(), strings);
         for (levels, fine) in [(126, true), (127, false), (1_000_000, false)] {
             let nested = raw("[".repeat(levels) + &"]".repeat(levels));
-            assert_eq!(encode_json(&[nested], Shape::Array).is_ok(), fine, "{levels}");
+            assert_eq!(encoded(&[nested], Shape::Array).is_ok(), fine, "{levels}");
         }
     }
 
@@ -288,11 +309,11 @@ mod tests {
                 Err(serde::ser::Error::custom("canary is not allowed"))
             }
         }
-        let error = encode_json(&[Refuses], Shape::Any).unwrap_err();
+        let error = encoded(&[Refuses], Shape::Any).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Encode);
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
         let keys = BTreeMap::from([(vec![1], 1)]);
-        let error = encode_json(&keys, Shape::Any).unwrap_err().to_string();
+        let error = encoded(&keys, Shape::Any).unwrap_err().to_string();
         assert!(error.contains("key must be a string"), "{error}");
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Namespace, NamespaceLoader};
 use crate::client::{CacheClient, Detached, IntoLoaded, LoadOptions, into_loaded};
+use crate::codec::JsonLimit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key_part::KeyParts;
 use crate::op::Lane;
@@ -22,6 +23,7 @@ pub struct NamespaceBuilder<K: ?Sized, T> {
     near_max_bytes: Option<u64>,
     broadcast: bool,
     undecodable_as_miss: bool,
+    max_json_bytes: Option<u64>,
     loader: Option<NamespaceLoader<K, T>>,
     types: PhantomData<fn(&K) -> T>,
 }
@@ -38,6 +40,7 @@ impl CacheClient {
             near_max_bytes: None,
             broadcast: false,
             undecodable_as_miss: false,
+            max_json_bytes: None,
             loader: None,
             types: PhantomData,
         }
@@ -139,6 +142,14 @@ impl<K: KeyParts + ?Sized, T> NamespaceBuilder<K, T> {
         self
     }
 
+    /// How many bytes a value may have as JSON, at most 512 MiB. A larger one is neither written nor decoded. Worth
+    /// setting where others than this program write, since a value takes more memory decoded than as text. Defaults to
+    /// the client's [`max_json_bytes`](crate::Builder::max_json_bytes).
+    pub fn max_json_bytes(mut self, bytes: u64) -> Self {
+        self.max_json_bytes = Some(bytes);
+        self
+    }
+
     /// Where values come from: [`get`](Namespace::get) then loads what is missing. It gives a `T`, an `Option<T>`
     /// or a [`Loaded<T>`](crate::Loaded), and borrows nothing: a load goes on when its caller is gone, and a stale value is
     /// loaded again in the background. Defaults to none.
@@ -190,6 +201,7 @@ impl<K: KeyParts + ?Sized, T> NamespaceBuilder<K, T> {
         if self.near_max_bytes == Some(0) {
             mistakes.push("near_max_bytes is 0; leave near off instead".to_owned());
         }
+        mistakes.extend(self.max_json_bytes.and_then(JsonLimit::mistake));
         if !mistakes.is_empty() {
             return Err(Error::new(ErrorKind::Config, mistakes.join("; ")).with_op("namespace"));
         }
@@ -204,6 +216,7 @@ impl<K: KeyParts + ?Sized, T> NamespaceBuilder<K, T> {
             near_max_bytes: self.near_max_bytes,
             lane,
             undecodable_as_miss: self.undecodable_as_miss,
+            json_limit: self.max_json_bytes.map(JsonLimit::of),
             loader: self.loader,
             family: OnceLock::new(),
             types: PhantomData,

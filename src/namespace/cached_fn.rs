@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 
 use super::{Namespace, NamespaceBuilder};
 use crate::client::{CacheClient, Family, LoadOptions, ReadPath};
+use crate::codec::JsonLimit;
 use crate::error::Result;
 use crate::near::Room;
 use crate::op::Lane;
@@ -31,6 +32,7 @@ struct Bound {
     near_max_bytes: Option<u64>,
     lane: Lane,
     undecodable_as_miss: bool,
+    json_limit: JsonLimit,
     reads: Arc<ReadRecorder>,
     room: Option<Weak<Room>>,
 }
@@ -61,6 +63,7 @@ impl CachedFn {
             near_max_bytes: built.near_max_bytes,
             lane: built.lane,
             undecodable_as_miss: built.undecodable_as_miss,
+            json_limit: family.json_limit,
             reads: family.reads,
             room: family.room.as_ref().map(Arc::downgrade),
         };
@@ -84,6 +87,7 @@ impl Bound {
             lane: self.lane.clone(),
             options: self.options,
             undecodable_as_miss: self.undecodable_as_miss,
+            json_limit: self.json_limit,
         };
         Namespace {
             client,
@@ -93,6 +97,7 @@ impl Bound {
             near_max_bytes: self.near_max_bytes,
             lane: self.lane.clone(),
             undecodable_as_miss: self.undecodable_as_miss,
+            json_limit: Some(self.json_limit),
             loader: None,
             family: OnceLock::from(family),
             types: PhantomData,

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::one_or_many::OneOrMany;
 use super::{Fetched, Leased, Locked, Vouch};
-use crate::codec::{Shape, decode_json, decode_text};
+use crate::codec::{JsonLimit, Shape, decode_json, decode_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ttl::Ttl;
 
@@ -98,9 +98,11 @@ impl Reply {
     /// The value decoded from JSON, if there is one.
     ///
     /// # Errors
-    /// [`ErrorKind::Decode`] if it does not fit `T`, [`ErrorKind::Protocol`] if this is no value.
+    /// [`ErrorKind::Decode`] if it does not fit `T` or has more than 64 MiB, whatever the client's limit is; [`ErrorKind::Protocol`] if this is no value.
     pub fn into_json<T: DeserializeOwned>(self) -> Result<Option<T>> {
-        self.into_value()?.map(|json| decode_json(&json, Shape::Any)).transpose()
+        self.into_value()?
+            .map(|json| decode_json(&json, Shape::Any, JsonLimit::default()))
+            .transpose()
     }
 }
 

@@ -119,8 +119,16 @@ impl Target {
 const KNOWN_SCHEMES: &str = "known are memory://, redis://, rediss://, redis+unix://, redis+sentinel://, \
                              redis+cluster:// and rediss+cluster://";
 
+/// More mistakes than anybody makes by hand are a URL of thousands of them, whose error nobody would read.
+const MOST_NAMED: usize = 10;
+
 fn config(mistakes: &[Cow<'static, str>]) -> Error {
-    Error::new(ErrorKind::Config, format!("the store URL is wrong: {}", mistakes.join("; ")))
+    let named = &mistakes[..mistakes.len().min(MOST_NAMED)];
+    let mut text = format!("the store URL is wrong: {}", named.join("; "));
+    if mistakes.len() > MOST_NAMED {
+        text += &format!("; and {} more mistakes", mistakes.len() - MOST_NAMED);
+    }
+    Error::new(ErrorKind::Config, text)
 }
 
 /// Everything that is wrong with a URL.

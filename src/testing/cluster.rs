@@ -134,7 +134,7 @@ impl RedisCluster {
     /// The URL for a client: all nodes, so that some may be down.
     pub fn url(&self) -> String {
         let places: Vec<_> = self.nodes.iter().map(|node| node.addr().to_string()).collect();
-        format!("redis+cluster://{}", places.join(","))
+        format!("redis+cluster://{}{}", self.nodes[0].login(), places.join(","))
     }
 
     /// The URL for a client that speaks TLS, with this name for the host of every node.

@@ -14,15 +14,19 @@
 //!
 //! Everything here panics where it cannot go on: a test without its server has to fail.
 
+mod acl;
 mod cluster;
 pub mod conformance;
 mod faulty;
 mod frames;
 mod proxy;
+#[doc(hidden)]
+pub mod readers;
 mod resp;
 mod scripted;
 mod server;
 
+pub use acl::LEAST_PRIVILEGE;
 pub use cluster::{RedisCluster, SlotMover};
 pub use faulty::{Fault, Faulty};
 pub use proxy::{Cut, FaultProxy, Link, SentCommand};

@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::acl;
 use super::frames::Frames;
 
 /// How a connection ends.
@@ -146,9 +147,10 @@ impl FaultProxy {
         self.addr
     }
 
-    /// The URL for a client.
+    /// The URL for a client, of the user with the least rights if all servers have one (`LARDER_TEST_ACL`).
     pub fn url(&self) -> String {
-        format!("redis://{}", self.addr)
+        let login = if acl::is_asked_for() { acl::login() } else { String::new() };
+        format!("redis://{login}{}", self.addr)
     }
 
     /// What clients send.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::Instant;
 
+use super::acl;
 use super::resp::{RawConnection, Resp};
 
 /// How long a server may take to answer; generous, for machines that run many tests at once.
@@ -60,6 +61,8 @@ pub struct RedisServerBuilder {
     // Of a cluster that somebody else puts together.
     member: bool,
     tls: Option<TlsFiles>,
+    // Of a user with the least rights: the patterns of its keys.
+    least: Option<Vec<String>>,
     // Of a sentinel: the name and the port of the primary that it watches, and how many have to agree.
     watches: Option<(String, u16, usize)>,
 }
@@ -134,6 +137,15 @@ impl RedisServerBuilder {
         self
     }
 
+    /// [`RedisServer::url`] is that of a user who has [the least rights](super::LEAST_PRIVILEGE) that larder needs, and the
+    /// keys of these patterns (`~user:*`); what such a user was refused fails the test when the server is dropped. The
+    /// test's own connections stay the default user's. Defaults to none, unless the variable `LARDER_TEST_ACL` is set:
+    /// then every server has one, for all keys.
+    pub fn least_privilege<'k>(mut self, keys: impl IntoIterator<Item = &'k str>) -> Self {
+        self.least = Some(keys.into_iter().map(str::to_owned).collect());
+        self
+    }
+
     /// A sentinel that watches the primary at `port` of this machine under a name, and begins a failover when `quorum`
     /// sentinels have not seen it for half a second. Defaults to no.
     pub fn sentinel(mut self, name: impl Into<String>, port: u16, quorum: usize) -> Self {
@@ -145,7 +157,10 @@ impl RedisServerBuilder {
     ///
     /// # Panics
     /// If there is no `redis-server`, or if it does not answer within half a minute.
-    pub async fn start(self) -> RedisServer {
+    pub async fn start(mut self) -> RedisServer {
+        if self.watches.is_none() && acl::is_asked_for() {
+            self.least.get_or_insert_with(|| vec!["~*".to_owned()]);
+        }
         let name = format!("larder-test-{}", uuid::Uuid::now_v7().simple());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).expect("the directory for temporary files is not writable");
@@ -189,9 +204,10 @@ impl RedisServer {
         RedisServerBuilder::default()
     }
 
-    /// The URL for a client, with the password if there is one.
+    /// The URL for a client, with the password if there is one, or of the user with the least rights.
     pub fn url(&self) -> String {
         let login = match &self.config.password {
+            _ if self.config.least.is_some() => acl::login(),
             Some(password) => format!(":{}@", utf8_percent_encode(password, NON_ALPHANUMERIC)),
             None => String::new(),
         };
@@ -374,7 +390,15 @@ impl RedisServer {
             command.arg("--tls-ca-cert-file").arg(file("clients.pem", clients));
         }
         command.args(&self.config.args);
+        if let Some(keys) = &self.config.least {
+            command.args(acl::arguments(keys));
+        }
         self.start_process(command, &binary);
+    }
+
+    /// What stands before the host in the URL of a node.
+    pub(super) fn login(&self) -> String {
+        if self.config.least.is_some() { acl::login() } else { String::new() }
     }
 
     fn sentinel_file(&self) -> PathBuf {
@@ -472,11 +496,18 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
+        let looks = self.config.least.is_some() && self.child.is_some();
+        let refused = if looks && !std::thread::panicking() {
+            acl::refusals(self.addr(), self.config.password.as_deref())
+        } else {
+            Vec::new()
+        };
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
         let _ = fs::remove_dir_all(&self.dir);
+        assert!(refused.is_empty(), "the least rights are not enough: {refused:?} was refused");
     }
 }
 

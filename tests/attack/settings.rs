@@ -13,10 +13,18 @@ async fn settings_without_measure_are_mistakes_and_not_panics() {
         (builder().connections(usize::MAX), "connections"),
         (builder().max_namespaces(usize::MAX), "max_namespaces"),
         (builder().max_namespaces(usize::MAX / 4), "max_namespaces"),
+        (builder().max_json_bytes(0), "max_json_bytes"),
+        (builder().max_json_bytes(u64::MAX), "max_json_bytes"),
     ] {
         let error = builder.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.to_string().contains(name), "{error}");
+    }
+    for bytes in [0, (512 << 20) + 1] {
+        let namespace = CacheClient::memory().namespace::<u64, u64>("n").max_json_bytes(bytes);
+        let error = namespace.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("max_json_bytes"), "{error}");
     }
     let server = RedisServer::start().await;
     let endless = CacheClient::builder().url(server.url()).connect_timeout(Duration::MAX);

@@ -187,6 +187,20 @@ async fn a_server_that_is_loading_delays_no_call_past_its_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_that_never_ends_delays_no_call_past_its_deadline() {
+    let _turn = alone().await;
+    // Silent for half a second, then it answers that it is busy.
+    let server = RedisServer::builder().arg("--lua-time-limit").arg("500").start().await;
+    let clients = connected(&server.url()).await;
+    let (mut caller, mut witness) = (server.connect().await, server.connect().await);
+    caller.send(&["EVAL", "while true do end", "0"]).await.unwrap();
+    assert!(is_silent(&mut witness).await, "the script does not run");
+    calls_end_in_time("a script without end", FEW_CALLS, clients).await;
+    let killed = server.command(&["SCRIPT", "KILL"]).await;
+    assert_eq!(killed.text().as_deref(), Some("OK"), "the script did not run all the time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_without_a_free_session_delays_no_call_past_its_deadline() {
     let _turn = alone().await;
     let server = RedisServer::start().await;

@@ -169,6 +169,7 @@ impl CacheClient {
             lane: Lane::Tracked,
             options,
             undecodable_as_miss: false,
+            json_limit: path.json_limit(),
         })
     }
 }

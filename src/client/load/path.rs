@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::recent::Recent;
 use crate::client::coherence::Coherence;
+use crate::codec::JsonLimit;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::near::Room;
@@ -31,6 +32,7 @@ pub(crate) struct ReadPath {
     recorder: Arc<Recorder>,
     // One for each namespace, whoever makes it: two views of the same keys share what is near.
     rooms: Mutex<HashMap<Arc<str>, Arc<Room>>>,
+    json_limit: JsonLimit,
 }
 
 impl ReadPath {
@@ -42,6 +44,7 @@ impl ReadPath {
         wakeups: Arc<Wakeups>,
         recorder: Arc<Recorder>,
         max_loads: usize,
+        json_limit: JsonLimit,
     ) -> Self {
         let recent = Recent::new(coherence.near.senses());
         Self {
@@ -54,12 +57,18 @@ impl ReadPath {
             recent,
             recorder,
             rooms: Mutex::default(),
+            json_limit,
         }
     }
 
     /// The counters of a namespace's reads.
     pub(crate) fn reads(&self, namespace: &[u8]) -> Arc<ReadRecorder> {
         self.recorder.reads(namespace)
+    }
+
+    /// The largest document that the client writes and decodes.
+    pub(crate) fn json_limit(&self) -> JsonLimit {
+        self.json_limit
     }
 
     /// How many values are near, and how many bytes they count.

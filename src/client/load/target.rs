@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::options::LoadOptions;
 use super::path::ReadPath;
 use super::recent::ReadFrom;
-use crate::codec::{Shape, decode_json, encode_json};
+use crate::codec::{JsonLimit, Shape, decode_json, encode_json};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Terms;
@@ -33,6 +33,7 @@ pub(crate) struct Family {
     pub(crate) lane: Lane,
     pub(crate) options: LoadOptions,
     pub(crate) undecodable_as_miss: bool,
+    pub(crate) json_limit: JsonLimit,
 }
 
 /// How long what was loaded is stored.
@@ -122,7 +123,7 @@ impl Family {
         takes_nothing: bool,
     ) -> Result<Seen<T>> {
         let Some(bytes) = found.value else { return Ok(Seen::Missing) };
-        let value = match decode_json::<Option<T>>(&bytes, Shape::Any) {
+        let value = match decode_json::<Option<T>>(&bytes, Shape::Any, self.json_limit) {
             Ok(value) => value.map(Arc::new),
             Err(_) if self.undecodable_as_miss => return Ok(Seen::Unfit),
             Err(error) => {
@@ -198,7 +199,7 @@ impl Family {
         value: Option<&T>,
         kept: Kept,
     ) -> Result<(Bytes, Option<Expiry>)> {
-        let value = encode_json(&value, Shape::Any)
+        let value = encode_json(&value, Shape::Any, self.json_limit)
             .map_err(|error| error.with_op(self.name).with_key(key))?;
         let expiry = match kept {
             Kept::ForEver => Ok(None),

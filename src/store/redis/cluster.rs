@@ -459,3 +459,17 @@ fn closed() -> Error {
 fn forgot_us(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error.code() == "NOAUTH")
 }
+
+/// What an answer comes to as a topology and as a redirection: what was refused.
+#[cfg(feature = "testing")]
+pub(super) fn read_all(answer: &Value) -> Vec<Error> {
+    let asked = Address::Tcp { host: "asked".to_owned(), port: 1 };
+    let mut refused = Vec::new();
+    match topology::View::read(answer, &asked) {
+        Ok(view) => drop(Map::of(view, Vec::new()).owner(0)),
+        Err(error) => refused.push(error),
+    }
+    drop(topology::every_address(answer, &asked));
+    refused.extend(Refusal::within(answer, &asked).and_then(Result::err));
+    refused
+}

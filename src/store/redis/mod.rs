@@ -28,6 +28,8 @@ mod gather;
 mod large;
 mod link;
 mod ping;
+#[cfg(feature = "testing")]
+pub(crate) mod readers;
 mod reply;
 mod scripts;
 mod sentinel;

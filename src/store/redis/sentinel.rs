@@ -99,7 +99,12 @@ async fn ask(target: &RedisTarget, primary: &str) -> Result<Says> {
 async fn ask_over(dialled: &mut dial::Dialled, primary: &str) -> Result<Says> {
     let mut command = redis::cmd("SENTINEL");
     command.arg("GET-MASTER-ADDR-BY-NAME").arg(primary);
-    match dial::exchange(dialled, &command).await? {
+    says(dial::exchange(dialled, &command).await?)
+}
+
+/// What the answer to the question for a primary says.
+fn says(answer: Value) -> Result<Says> {
+    match answer {
         Value::Nil => Ok(Says::Unknown),
         Value::Array(parts) => match &parts[..] {
             [Value::BulkString(host), Value::BulkString(port)] => {
@@ -114,6 +119,15 @@ async fn ask_over(dialled: &mut dial::Dialled, primary: &str) -> Result<Says> {
         },
         _ => Err(unreadable()),
     }
+}
+
+/// What an answer of a sentinel comes to, and a message of one.
+#[cfg(feature = "testing")]
+pub(super) fn read_all(answer: Value) -> Result<()> {
+    if let Value::BulkString(message) = &answer {
+        drop(switched(message, "primary"));
+    }
+    says(answer).map(drop)
 }
 
 fn unreadable() -> Error {

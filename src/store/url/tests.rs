@@ -344,3 +344,13 @@ proptest! {
         }
     }
 }
+
+/// A URL of a kilobyte of empty options was an error of seventy.
+#[test]
+fn a_url_with_thousands_of_mistakes_is_an_error_that_can_be_read() {
+    let url = format!("memory://?{}", "&".repeat(10_000));
+    let error = Target::parse(&url).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(text.len() < 2_000 && text.contains("more mistakes"), "{text}");
+}
