@@ -6,6 +6,7 @@ mod bad_inputs;
 mod bad_servers;
 mod deadlines;
 mod locks;
+mod place;
 mod pushes;
 mod recovery;
 mod refusals;
