@@ -14,7 +14,7 @@ REDIS_PORT, REDIS_USERNAME, REDIS_PASSWORD and REDIS_DB (a file .env in the curr
 environment). With --url, REDIS_USERNAME and REDIS_PASSWORD of the environment are used as well.
 
 Exit codes: 0 found or done, 1 missing (or a lock that somebody else holds), 2 error; of `lock` with a command,
-the command's, or 3 if the lock was lost.
+the command's, or 3 if the lock was lost; of `doctor` 1 if it found problems.
 
 On a terminal, control characters in keys and values are shown as \\n, \\u{1b}; a pipe gets the bytes as they
 are. Keys or elements with line breaks in them are told apart with --json.";
@@ -116,7 +116,26 @@ pub(crate) enum Command {
     Unlock { key: OsString, id: String },
     /// Ask the server whether it answers
     Ping,
+    /// Look whether the server is set up for what larder does with it, and say what to change
+    Doctor(DoctorArgs),
 }
+
+/// What `doctor` is told of the service.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_DOCTOR)]
+pub(crate) struct DoctorArgs {
+    /// What the keys of the service begin with: then it is also checked whether the user reaches them
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) prefix: Option<String>,
+}
+
+const AFTER_DOCTOR: &str = "\
+Each finding is ok, advice (it works, and could be better), problem (something of larder will fail) or unknown (the user
+may not ask for it). Nothing is written to the server and no setting is changed; of a cluster and of sentinels, every node
+is asked. With --json, each finding is one line: server, check, state, found, advice, details.
+
+Exit codes: 0 no problem was found, 1 there are problems (a server that cannot be reached is one), 2 the command line
+or the settings are wrong. docs/doctor.md says what each check means.";
 
 /// How a lock is taken, and for which command.
 #[derive(Debug, clap::Args)]

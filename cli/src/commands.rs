@@ -92,6 +92,8 @@ pub(crate) async fn run(
             return out.value(sole(group).await?.into_value()?);
         }
         Command::Scan { prefix } => scan(cache, prefix, out).await?,
+        // They have exit codes of their own, and were handled before.
+        Command::Doctor(_) => {}
         Command::Locks { prefix } => locks::run(cache, prefix, out).await?,
         Command::Lock(lock) => {
             let options = LockOptions {

@@ -1,7 +1,7 @@
 //! The `larder` command: the cache client at the prompt and in scripts.
 //!
 //! Exit codes: 0 found or done, 1 missing, 2 error; of a command that ran under a lock, the command's, or 3 if the lock
-//! was lost. Results go to standard output, errors to standard
+//! was lost; of `doctor`, 1 if it found problems. Results go to standard output, errors to standard
 //! error.
 
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ mod args;
 mod child;
 mod commands;
 mod demo;
+mod doctor;
 mod failure;
 mod lock;
 mod locks;
@@ -49,6 +50,9 @@ fn run(args: &Args) -> Result<u8, Failure> {
         .build()
         .map_err(|error| Failure::Other(format!("the runtime did not start: {error}")))?;
     runtime.block_on(async {
+        if let Command::Doctor(doctor) = &args.command {
+            return doctor::run(args, doctor).await;
+        }
         let mut out = Output::new(args.json);
         let cache = server::client(args)?;
         if let Command::Lock(lock) = &args.command

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 
-use larder::{CacheClient, CacheConfig};
+use larder::{CacheClient, CacheConfig, SecretString};
 
 use crate::args::{Args, Command};
 use crate::failure::Failure;
@@ -39,7 +39,19 @@ pub(crate) fn client(args: &Args) -> Result<CacheClient, Failure> {
     }
 }
 
+/// The URL of a command that makes connections of its own, with the credentials.
+pub(crate) fn url(args: &Args) -> Result<SecretString, Failure> {
+    match &args.url {
+        Some(url) => Ok(given_url(url, args)?.into()),
+        None => Ok(config_of_environment(args)?.to_url()?),
+    }
+}
+
 fn from_environment(args: &Args) -> Result<CacheClient, Failure> {
+    Ok(config_of_environment(args)?.client()?)
+}
+
+fn config_of_environment(args: &Args) -> Result<CacheConfig, Failure> {
     let mut config = CacheConfig::from_env();
     if !config.says_where() {
         return Err(Failure::Other(NO_SERVER.to_owned()));
@@ -47,10 +59,14 @@ fn from_environment(args: &Args) -> Result<CacheClient, Failure> {
     if let Some(password) = password_from_file(args)? {
         config = config.password(password);
     }
-    Ok(config.client()?)
+    Ok(config)
 }
 
 fn given(url: &str, args: &Args) -> Result<CacheClient, Failure> {
+    Ok(CacheClient::builder().url(given_url(url, args)?).build()?)
+}
+
+fn given_url(url: &str, args: &Args) -> Result<String, Failure> {
     if has_password(url) {
         return Err(Failure::Other(PASSWORD_SHOWN.to_owned()));
     }
@@ -58,11 +74,10 @@ fn given(url: &str, args: &Args) -> Result<CacheClient, Failure> {
         None => variable("REDIS_PASSWORD")?,
         password => password,
     };
-    let url = match password {
+    Ok(match password {
         Some(password) => with_credentials(url, variable("REDIS_USERNAME")?, &password),
         None => url.to_owned(),
-    };
-    Ok(CacheClient::builder().url(url).build()?)
+    })
 }
 
 /// A variable of the environment, unless it is empty. One that cannot be read is a mistake: without it, this

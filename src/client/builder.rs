@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::coherence::{Coherence, Coherent};
-use super::load::{MAX_LOADS, ReadPath};
+use super::load::{Bounds, MAX_LOADS, ReadPath};
 use super::{CacheClient, Inner};
 use crate::codec::JsonLimit;
 use crate::error::{Error, ErrorKind, Result};
@@ -614,8 +614,10 @@ impl Builder {
             breaker,
             Arc::clone(&wakeups),
             Arc::clone(&recorder),
-            self.max_loads,
-            self.max_json_bytes.map(JsonLimit::of).unwrap_or_default(),
+            Bounds {
+                max_loads: self.max_loads,
+                json: self.max_json_bytes.map(JsonLimit::of).unwrap_or_default(),
+            },
         );
         let path = Arc::new(path);
         let locks = Arc::new(Locks::new(Arc::clone(&store), wakeups, recorder.locks()));

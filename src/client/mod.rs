@@ -30,6 +30,7 @@ mod values;
 
 pub use builder::{Builder, DEADLINE};
 pub use group::Group;
+use load::Bounds;
 pub(crate) use load::{Detached, Family, ManyLoader, Nowhere, ReadPath, Seen, into_loaded};
 pub use load::{Given, IntoLoaded, LoadOptions, Loaded, Loader, ReadFrom};
 pub use lock_list::HeldLock;
@@ -99,8 +100,7 @@ impl CacheClient {
             Arc::new(Breaker::new(false, recorder.breaker())),
             Arc::clone(&wakeups),
             Arc::clone(&recorder),
-            0,
-            JsonLimit::default(),
+            Bounds { max_loads: 0, json: JsonLimit::default() },
         );
         let path = Arc::new(path);
         let locks = Arc::new(Locks::new(Arc::clone(&store), wakeups, recorder.locks()));

@@ -4,6 +4,7 @@
 
 mod bad_clusters;
 mod failover;
+mod locks;
 mod methods;
 mod moving;
 mod near;

@@ -48,7 +48,7 @@ async fn settle(values: &Namespace<u64, u64>) {
 }
 
 /// The identifiers of the connections to a node that track.
-async fn tracking(node: &RedisServer) -> Vec<String> {
+pub(super) async fn tracking(node: &RedisServer) -> Vec<String> {
     let list = node.command(&["CLIENT", "LIST"]).await.text().unwrap();
     let part = |line: &str, name: &str| {
         line.split(' ').find_map(|part| part.strip_prefix(name).map(str::to_owned))

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::testing::{FaultProxy, RawConnection, RedisServer, Scripted, ScriptedServer};
+use larder::testing::{
+    FaultProxy, RawConnection, RedisCluster, RedisServer, Scripted, ScriptedServer,
+};
 use larder::{CacheClient, Direction, ErrorKind};
 use tokio::task::JoinSet;
 
@@ -119,6 +121,20 @@ async fn a_stopped_server_delays_no_call_past_its_deadline() {
     server.pause().await;
     calls_end_in_time("SIGSTOP", CALLS, clients).await;
     server.resume().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_cluster_delays_no_call_past_its_deadline() {
+    let _turn = alone().await;
+    let cluster = RedisCluster::of(3, 0).await;
+    let clients = connected(&cluster.url()).await;
+    for node in cluster.nodes() {
+        node.pause().await;
+    }
+    calls_end_in_time("SIGSTOP of a cluster", CALLS, clients).await;
+    for node in cluster.nodes() {
+        node.resume().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

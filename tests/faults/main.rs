@@ -9,6 +9,7 @@ mod deadlines;
 mod large;
 mod locks;
 mod overload;
+mod place;
 mod pushes;
 mod recovery;
 mod refusals;

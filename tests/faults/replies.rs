@@ -9,10 +9,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use larder::CacheClient;
-use larder::testing::{Cut, FaultProxy, RedisServer};
+use larder::testing::Cut;
 use tokio::task::JoinSet;
 
-use crate::alone;
+use crate::place::Place;
+use crate::{alone, full};
 
 const TASKS: u64 = 64;
 
@@ -26,17 +27,16 @@ fn value(nonce: u64, task: u64, call: u64) -> String {
     format!("{}|{:016x}", key(task, call), random.u64(..))
 }
 
-async fn fill(server: &RedisServer, nonce: u64, calls: u64) {
-    let mut connection = server.connect().await;
+async fn fill(place: &Place, nonce: u64, calls: u64) {
+    let cache = CacheClient::connect(place.url()).await.unwrap();
     for task in 0..TASKS {
         for from in (0..calls).step_by(500) {
-            let mut command = vec!["MSET".to_owned()];
-            for call in from..(from + 500).min(calls) {
-                command.extend([key(task, call), value(nonce, task, call)]);
-            }
-            assert!(!connection.command(&command).await.unwrap().is_error());
+            let some = from..(from + 500).min(calls);
+            let all = some.map(|call| (key(task, call), value(nonce, task, call)));
+            cache.set_many(all, None).await.unwrap();
         }
     }
+    cache.close().await;
 }
 
 #[derive(Default)]
@@ -48,26 +48,29 @@ struct Seen {
 }
 
 /// Breaks the network until the tasks are done.
-async fn disturb(proxy: &FaultProxy, seen: &Seen) {
-    let mut round = 0_u32;
+async fn disturb(place: &Place, seen: &Seen) {
+    let mut round = 0_usize;
     while !seen.done.load(Ordering::Relaxed) {
-        let most = [0, 2, 20][fastrand::usize(..3)];
-        for link in [proxy.to_client(), proxy.to_server()] {
-            link.delay((most > 0).then_some(Duration::ZERO..Duration::from_millis(most)));
+        for proxy in place.proxies() {
+            let most = [0, 2, 20][fastrand::usize(..3)];
+            for link in [proxy.to_client(), proxy.to_server()] {
+                link.delay((most > 0).then_some(Duration::ZERO..Duration::from_millis(most)));
+            }
+            proxy.to_client().slice((fastrand::u8(..4) == 0).then_some(7));
         }
-        proxy.to_client().slice((fastrand::u8(..4) == 0).then_some(7));
         // Paced: these are the faults.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(100..300))).await;
         let cut = if fastrand::bool() { Cut::Reset } else { Cut::Fin };
         // By turns, not by chance: the witness below counts them.
         round += 1;
+        let proxy = &place.proxies()[round / 3 % place.proxies().len()];
         match round % 6 {
             0 => proxy.to_client().cut_after(fastrand::usize(..5000), cut),
             3 => proxy.to_server().cut_after(fastrand::usize(..5000), cut),
             _ => {}
         }
     }
-    for link in [proxy.to_client(), proxy.to_server()] {
+    for link in place.proxies().iter().flat_map(|proxy| [proxy.to_client(), proxy.to_server()]) {
         link.delay(None);
         link.slice(None);
     }
@@ -100,16 +103,15 @@ async fn call(
 /// Each task makes so many calls, some of which are dropped, at the latest after `longest`.
 async fn replies_meet_their_calls(
     name: &str,
-    connect: impl Fn(&FaultProxy) -> CacheClient,
+    place: &Place,
+    connect: impl Fn(&Place) -> CacheClient,
     calls: u64,
     longest: Duration,
 ) {
-    let server = RedisServer::start().await;
-    let proxy = FaultProxy::start(server.addr()).await;
     let nonce = fastrand::u64(..);
-    fill(&server, nonce, calls).await;
-    proxy.log_commands(true);
-    let cache = connect(&proxy);
+    fill(place, nonce, calls).await;
+    place.proxies().iter().for_each(|proxy| proxy.log_commands(true));
+    let cache = connect(place);
     cache.ping().await.unwrap();
 
     let seen = Arc::new(Seen::default());
@@ -138,10 +140,10 @@ async fn replies_meet_their_calls(
         seen.done.store(true, Ordering::Relaxed);
         cancelled
     };
-    let (cancelled, ()) = tokio::join!(joined, disturb(&proxy, &seen));
+    let (cancelled, ()) = tokio::join!(joined, disturb(place, &seen));
 
-    let sent: HashSet<Vec<u8>> =
-        proxy.take_log().into_iter().filter_map(|sent| Some(sent.args.get(1)?.to_vec())).collect();
+    let logs = place.proxies().iter().flat_map(|proxy| proxy.take_log());
+    let sent: HashSet<Vec<u8>> = logs.filter_map(|sent| Some(sent.args.get(1)?.to_vec())).collect();
     let after_send = cancelled.iter().filter(|key| sent.contains(key.as_bytes())).count();
     let (checked, mismatched) =
         (seen.checked.load(Ordering::Relaxed), seen.mismatched.load(Ordering::Relaxed));
@@ -149,8 +151,8 @@ async fn replies_meet_their_calls(
         "P1 {name}: {checked} replies checked, {after_send} cancelled after send, {mismatched} mismatched \
          ({} cancelled in all, {} connections cut, {} opened; failed: {:?})",
         cancelled.len(),
-        proxy.cuts(),
-        proxy.accepts(),
+        place.cuts(),
+        place.accepts(),
         seen.failed.lock().unwrap(),
     );
     assert_eq!(mismatched, 0);
@@ -160,16 +162,16 @@ async fn replies_meet_their_calls(
         after_send as u64 >= TASKS * calls / 50,
         "too few calls were dropped after they were sent"
     );
-    assert!(proxy.cuts() >= 3, "too few connections were cut");
+    assert!(place.cuts() >= 3, "too few connections were cut");
 }
 
-fn multiplexed(proxy: &FaultProxy) -> CacheClient {
-    let builder = CacheClient::builder().url(proxy.url());
+fn multiplexed(place: &Place) -> CacheClient {
+    let builder = CacheClient::builder().url(place.url());
     builder.deadline(Duration::from_secs(5)).build().unwrap()
 }
 
-fn pooled(proxy: &FaultProxy) -> CacheClient {
-    let pool = deadpool_redis::Config::from_url(proxy.url())
+fn pooled(place: &Place) -> CacheClient {
+    let pool = deadpool_redis::Config::from_url(place.url())
         .builder()
         .unwrap()
         .max_size(TASKS as usize)
@@ -184,14 +186,27 @@ fn pooled(proxy: &FaultProxy) -> CacheClient {
 async fn no_reply_reaches_another_call_on_the_own_connection() {
     let _turn = alone().await;
     // What is not dropped is 100,000 and more.
-    replies_meet_their_calls("multiplexed", multiplexed, 2400, Duration::from_millis(5)).await;
+    let place = Place::one(|server| server).await;
+    let longest = Duration::from_millis(5);
+    replies_meet_their_calls("multiplexed", &place, multiplexed, 2400, longest).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_reply_reaches_another_call_on_a_cluster() {
+    let _turn = alone().await;
+    let place = Place::cluster(|server| server).await;
+    let calls = if full() { 2400 } else { 400 };
+    let longest = Duration::from_millis(5);
+    replies_meet_their_calls("cluster of three", &place, multiplexed, calls, longest).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_reply_reaches_another_call_through_a_pool() {
     let _turn = alone().await;
     // A pool pings before it hands a session out: that alone can take two delays.
-    replies_meet_their_calls("deadpool", pooled, 300, Duration::from_millis(60)).await;
+    let place = Place::one(|server| server).await;
+    let longest = Duration::from_millis(60);
+    replies_meet_their_calls("deadpool", &place, pooled, 300, longest).await;
 }
 
 /// Polls a call up to `polls` times, each time that it is woken, and drops it if it is not done.
@@ -213,21 +228,25 @@ async fn polled<T>(polls: usize, call: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-async fn dropped_at_every_await(name: &str, connect: impl Fn(&FaultProxy) -> CacheClient) {
-    let server = RedisServer::start().await;
-    let proxy = FaultProxy::start(server.addr()).await;
+async fn dropped_at_every_await(
+    name: &str,
+    place: &Place,
+    connect: impl Fn(&Place) -> CacheClient,
+) {
     let nonce = fastrand::u64(..);
-    fill(&server, nonce, 50).await;
+    fill(place, nonce, 50).await;
     let (mut drops, mut checked, mut deepest) = (0, 0, 0);
     // A new client dials; the next rounds use its connection, or meet its end.
     for round in 0..150_u64 {
-        let cache = connect(&proxy);
+        let cache = connect(place);
         let delay = Duration::ZERO..Duration::from_micros(fastrand::u64(1..3000));
-        proxy.to_client().delay((round % 2 == 0).then_some(delay));
+        for proxy in place.proxies() {
+            proxy.to_client().delay((round % 2 == 0).then_some(delay.clone()));
+        }
         for polls in 0.. {
             let (task, number) = (polls as u64 % TASKS, round % 50);
             if round % 3 == 0 && polls == 2 {
-                proxy.cut(Cut::Reset);
+                place.proxies().iter().for_each(|proxy| proxy.cut(Cut::Reset));
             }
             let done = polled(polls, cache.get_value(key(task, number))).await;
             let is_done = done.is_some();
@@ -258,6 +277,9 @@ async fn dropped_at_every_await(name: &str, connect: impl Fn(&FaultProxy) -> Cac
 #[tokio::test]
 async fn a_call_dropped_at_any_await_leaves_the_next_its_own_reply() {
     let _turn = alone().await;
-    dropped_at_every_await("multiplexed", multiplexed).await;
-    dropped_at_every_await("deadpool", pooled).await;
+    let place = Place::one(|server| server).await;
+    dropped_at_every_await("multiplexed", &place, multiplexed).await;
+    dropped_at_every_await("deadpool", &place, pooled).await;
+    let place = Place::cluster(|server| server).await;
+    dropped_at_every_await("cluster of three", &place, multiplexed).await;
 }

@@ -26,7 +26,7 @@ mod work;
 pub use loaded::{IntoLoaded, Loaded};
 pub(crate) use many::ManyLoader;
 pub use options::LoadOptions;
-pub(crate) use path::{MAX_LOADS, ReadPath};
+pub(crate) use path::{Bounds, MAX_LOADS, ReadPath};
 pub use recent::ReadFrom;
 use source::Borrowed;
 pub(crate) use source::{Detached, Nowhere, into_loaded};

@@ -35,6 +35,14 @@ pub(crate) struct ReadPath {
     json_limit: JsonLimit,
 }
 
+/// What bounds the reads of a client.
+pub(crate) struct Bounds {
+    /// How many loads run at once.
+    pub(crate) max_loads: usize,
+    /// How large a document may be.
+    pub(crate) json: JsonLimit,
+}
+
 impl ReadPath {
     pub(crate) fn new(
         store: Arc<dyn Store>,
@@ -43,8 +51,7 @@ impl ReadPath {
         breaker: Arc<Breaker>,
         wakeups: Arc<Wakeups>,
         recorder: Arc<Recorder>,
-        max_loads: usize,
-        json_limit: JsonLimit,
+        bounds: Bounds,
     ) -> Self {
         let recent = Recent::new(coherence.near.senses());
         Self {
@@ -52,12 +59,12 @@ impl ReadPath {
             told,
             coherence,
             wakeups,
-            loads: Semaphore::new(max_loads.min(Semaphore::MAX_PERMITS)),
+            loads: Semaphore::new(bounds.max_loads.min(Semaphore::MAX_PERMITS)),
             breaker,
             recent,
             recorder,
             rooms: Mutex::default(),
-            json_limit,
+            json_limit: bounds.json,
         }
     }
 

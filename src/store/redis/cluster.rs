@@ -466,7 +466,7 @@ pub(super) fn read_all(answer: &Value) -> Vec<Error> {
     let asked = Address::Tcp { host: "asked".to_owned(), port: 1 };
     let mut refused = Vec::new();
     match topology::View::read(answer, &asked) {
-        Ok(view) => drop(Map::of(view, Vec::new()).owner(0)),
+        Ok(view) => drop(Map::of(view, Vec::new(), &[]).owner(0)),
         Err(error) => refused.push(error),
     }
     drop(topology::every_address(answer, &asked));
