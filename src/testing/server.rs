@@ -164,11 +164,6 @@ impl RedisServerBuilder {
         if self.watches.is_none() && acl::is_asked_for() {
             self.least.get_or_insert_with(|| vec!["~*".to_owned()]);
         }
-        let can_be_one = self.watches.is_none()
-            && self.tls.is_none()
-            && !self.unix_socket
-            && !self.args.iter().any(|arg| arg == "--replicaof");
-        self.cluster |= can_be_one && set("LARDER_REDIS_CLUSTER");
         let name = format!("larder-test-{}", uuid::Uuid::now_v7().simple());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).expect("the directory for temporary files is not writable");
@@ -525,10 +520,6 @@ impl Drop for RedisServer {
         let _ = fs::remove_dir_all(&self.dir);
         assert!(refused.is_empty(), "the least rights are not enough: {refused:?} was refused");
     }
-}
-
-fn set(variable: &str) -> bool {
-    std::env::var_os(variable).is_some_and(|set| set == "1")
 }
 
 /// What is started.
