@@ -29,7 +29,7 @@ const PORTS: std::ops::Range<u16> = 12_000..32_000;
 /// for. Dropping it stops the server and removes the directory.
 ///
 /// The binary is `redis-server` from the `PATH`, or what `LARDER_REDIS_SERVER` names
-/// (`valkey-server`). `LARDER_REDIS_CLUSTER=1` makes each server that can be one a cluster of one node.
+/// (`valkey-server`).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
