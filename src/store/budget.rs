@@ -19,7 +19,8 @@ pub(crate) const BYTES_RANGE: RangeInclusive<u64> = 1 << 16..=1 << 36;
 /// queue of its connection.
 const COPIES: u64 = 3;
 
-/// What a call holds beside: its future, operation, command and places for the answer. 2.6 KiB were measured.
+/// What a call holds beside: its futures, which are bounded to about 2.5 KiB (see the tests of the client), its operation,
+/// its command and the place for its answer.
 const EACH_CALL: u64 = 3 << 10;
 
 /// The same of each operation after the first.
