@@ -226,7 +226,7 @@ impl<S: Layer> Layer for Broken<S> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
     use std::task::Poll;
 
     use tokio::sync::watch;
@@ -275,6 +275,10 @@ mod tests {
         Batch::one("test", Op::Exists { key: crate::key::Key::new("k").unwrap() })
     }
 
+    async fn waits(mut call: Pin<&mut impl Future>) -> bool {
+        poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await
+    }
+
     fn is_refused(done: &Result<Replies>) -> bool {
         done.as_ref().is_err_and(|error| error.detail().contains("it rests"))
     }
@@ -294,12 +298,12 @@ mod tests {
         for _ in 0..3 {
             let (one, other) = (exists(), Batch::one("ping", Op::Ping));
             let mut asking = pin!(store.call(&one));
-            poll_fn(|cx| Poll::Ready(assert!(asking.as_mut().poll(cx).is_pending()))).await;
+            assert!(waits(asking.as_mut()).await);
             let refused = store.call(&exists()).await;
             assert!(is_refused(&refused), "{refused:?}");
             assert_eq!(refused.unwrap_err().outcome(), Outcome::NotSent);
             let mut ping = pin!(store.call(&other));
-            poll_fn(|cx| Poll::Ready(assert!(ping.as_mut().poll(cx).is_pending()))).await;
+            assert!(waits(ping.as_mut()).await);
             // Dropped: the next one asks.
         }
         say.send_replace(Some(Ok(())));
@@ -311,7 +315,7 @@ mod tests {
             async { store.call(&exists()).await.is_ok() },
             async { store.call(&exists()).await.is_ok() },
         ));
-        poll_fn(|cx| Poll::Ready(assert!(calls.as_mut().poll(cx).is_pending()))).await;
+        assert!(waits(calls.as_mut()).await);
         say.send_replace(Some(Ok(())));
         assert_eq!(calls.await, (true, true));
     }

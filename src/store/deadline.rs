@@ -23,13 +23,17 @@ impl<S: Layer> Deadline<S> {
     pub(crate) fn new(inner: S, default: Duration) -> Self {
         Self { inner, default }
     }
+
+    fn timeout(&self, batch: &Batch) -> Duration {
+        batch.own_timeout().unwrap_or(self.default)
+    }
 }
 
 impl<S: Layer> Layer for Deadline<S> {
     async fn call(&self, batch: &Batch) -> Result<Replies> {
-        let timeout = batch.own_timeout().unwrap_or(self.default);
-        // A deadline beyond what the clock can say is none.
-        let deadline = batch.started().checked_add(timeout);
+        // A deadline beyond what the clock can say is none. The time itself is asked for again when it is over: calls in
+        // flight do not hold it.
+        let deadline = batch.started().checked_add(self.timeout(batch));
         let bounded = deadline.map(|deadline| batch.clone().with_deadline(deadline));
         let batch = bounded.as_ref().unwrap_or(batch);
         // Called at one place: at two, every call would hold room for both.
@@ -56,7 +60,7 @@ impl<S: Layer> Layer for Deadline<S> {
             {
                 return Poll::Ready(done);
             }
-            timer.as_mut().poll(cx).map(|()| Err(overdue(batch, timeout)))
+            timer.as_mut().poll(cx).map(|()| Err(overdue(batch, self.timeout(batch))))
         })
         .await
     }
