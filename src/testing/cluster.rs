@@ -62,7 +62,8 @@ impl RedisCluster {
         let start = (0..primaries * (replicas + 1)).map(|_| {
             let server = RedisServer::builder().member();
             let server = server.arg("--cluster-node-timeout").arg(&timeout);
-            let server = server.arg("--cluster-allow-replica-migration").arg("no");
+            // No primary has so many replicas that it gives one away.
+            let server = server.arg("--cluster-migration-barrier").arg("1000");
             let mut server = set(server.arg("--repl-diskless-sync-delay").arg("0"));
             if server.speaks_tls() {
                 // Among themselves as well: only then do they tell clients of those ports.
@@ -92,9 +93,7 @@ impl RedisCluster {
             ok(node, &["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]).await;
         }
         for (at, node) in self.nodes[..primaries].iter().enumerate() {
-            let (from, to) = (at * SLOTS / primaries, (at + 1) * SLOTS / primaries - 1);
-            let (from, to) = (from.to_string(), to.to_string());
-            ok(node, &["CLUSTER", "ADDSLOTSRANGE", &from, &to]).await;
+            node.take_slots(at * SLOTS / primaries..(at + 1) * SLOTS / primaries).await;
         }
     }
 

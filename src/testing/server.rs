@@ -1,15 +1,18 @@
 //! Real servers: started for one test, stopped with it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::Instant;
 
 use super::resp::{RawConnection, Resp};
+use crate::key::SLOTS;
 
 /// How long a server may take to answer; generous, for machines that run many tests at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -154,8 +157,8 @@ impl RedisServerBuilder {
         let end = Instant::now() + PATIENCE;
         loop {
             server.port = free_port();
-            // The usual one, 10,000 above, may be taken.
-            server.bus_port = free_port();
+            // The usual one, 10,000 above, may be taken; older servers know no other.
+            server.bus_port = if has_cluster_port() { free_port() } else { server.port + 10_000 };
             if server.config.tls.is_some() {
                 server.tls_port = free_port();
             }
@@ -167,8 +170,7 @@ impl RedisServerBuilder {
             assert!(Instant::now() < end, "redis-server did not start: {}", server.log());
         }
         if server.is_whole_cluster() {
-            let reply = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
-            assert!(!reply.is_error(), "the slots could not be assigned: {reply}");
+            server.take_slots(0..SLOTS).await;
             server.cluster_is_ok(end).await;
         }
         server
@@ -336,8 +338,16 @@ impl RedisServer {
         self.dir.join("redis.sock")
     }
 
+    /// Makes it serve slots. One by one: ranges are younger than Redis 6.2.
+    pub(super) async fn take_slots(&self, slots: std::ops::Range<usize>) {
+        let mut command = vec!["CLUSTER".to_owned(), "ADDSLOTS".to_owned()];
+        command.extend(slots.map(|slot| slot.to_string()));
+        let reply = self.command(&command).await;
+        assert!(!reply.is_error(), "the slots could not be assigned: {reply}");
+    }
+
     fn spawn(&mut self) {
-        let binary = std::env::var_os("LARDER_REDIS_SERVER").unwrap_or("redis-server".into());
+        let binary = binary();
         let mut command = Command::new(&binary);
         if self.config.watches.is_some() {
             // A sentinel writes what it learns into its file, which therefore outlives a restart.
@@ -345,10 +355,10 @@ impl RedisServer {
             self.start_process(command, &binary);
             return;
         }
-        command
-            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
-            .args(["--save", "", "--appendonly", "no", "--logfile", "redis.log", "--dir"])
-            .arg(&self.dir);
+        // The directory first: older servers open their log where they are.
+        command.arg("--dir").arg(&self.dir);
+        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
+        command.args(["--save", "", "--appendonly", "no", "--logfile", "redis.log"]);
         if let Some(password) = &self.config.password {
             command.args(["--requirepass", password]);
         }
@@ -356,9 +366,10 @@ impl RedisServer {
             command.arg("--unixsocket").arg(self.socket());
         }
         if self.config.cluster {
-            let bus = self.bus_port.to_string();
-            command.args(["--cluster-enabled", "yes", "--cluster-port", &bus]);
-            command.args(["--cluster-announce-ip", "127.0.0.1"]);
+            command.args(["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"]);
+            if has_cluster_port() {
+                command.args(["--cluster-port", &self.bus_port.to_string()]);
+            }
         }
         if let Some(tls) = &self.config.tls {
             let file = |name: &str, text: &str| {
@@ -478,6 +489,25 @@ impl Drop for RedisServer {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// What is started.
+fn binary() -> OsString {
+    std::env::var_os("LARDER_REDIS_SERVER").unwrap_or("redis-server".into())
+}
+
+/// Whether the port on which the nodes of a cluster speak to each other can be chosen: since Redis 7.0.
+fn has_cluster_port() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| {
+        let said = Command::new(binary()).arg("--version").output();
+        let said = said.map(|said| String::from_utf8_lossy(&said.stdout).into_owned());
+        let major = said
+            .ok()
+            .and_then(|said| said.split_once("v=")?.1.split('.').next()?.parse::<u32>().ok());
+        // One that does not start is complained about elsewhere.
+        major.is_none_or(|major| major >= 7)
+    });
+    *HAS
 }
 
 /// A port that nobody listens on at the moment.

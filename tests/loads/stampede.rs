@@ -95,9 +95,10 @@ async fn waiters_in_other_processes_have_the_value_within_two_round_trips_of_the
         workers(&server, 2).await.try_into().unwrap_or_else(|_| unreachable!());
     let (mut trips, mut late) = (Vec::new(), Vec::new());
     for round in 0..times(500) {
-        waiter.tell("measure 20").await;
+        // A load long enough that the waiter comes while it runs, on a busy machine too.
+        waiter.tell("measure 50").await;
         trips.push(waiter.answer("trip").await.parse::<i64>().unwrap());
-        loader.tell(&format!("load w{round} 20")).await;
+        loader.tell(&format!("load w{round} 50")).await;
         loader.answer("loader runs").await;
         waiter.tell(&format!("load w{round} 20")).await;
         let filled = loader.answer("got").await;

@@ -20,7 +20,7 @@ const KEYS: u64 = 8_000;
 const LENGTH: usize = 1_000;
 
 /// What the server keeps for a connection that does not read.
-const LIMIT: &str = "normal 1mb 0 0";
+const LIMIT: [&str; 4] = ["normal", "1mb", "0", "0"];
 
 fn key(number: u64) -> String {
     format!("{number:0LENGTH$}")
@@ -190,7 +190,10 @@ async fn a_reader_that_stood_still_during_a_flood_serves_nothing_old_when_it_goe
         [("by key", false, true), ("by prefix", true, true), ("by key", false, false)]
     {
         let server = match limited {
-            true => RedisServer::builder().arg("--client-output-buffer-limit").arg(LIMIT),
+            true => LIMIT.iter().fold(
+                RedisServer::builder().arg("--client-output-buffer-limit"),
+                |server, word| server.arg(*word),
+            ),
             false => RedisServer::builder(),
         };
         let server = server.start().await;
@@ -221,7 +224,7 @@ async fn a_reader_that_stood_still_during_a_flood_serves_nothing_old_when_it_goe
             reads += count;
             longest = longest.max(Duration::from_nanos(last.saturating_sub(from)));
         }
-        let limit = if limited { LIMIT } else { "none" };
+        let limit = if limited { LIMIT.join(" ") } else { "none".to_owned() };
         println!(
             "P16: flood of {} changes at a paused reader, told {how}, limit {limit}: {rounds} times, {} connections given up by the server, {most} bytes kept back, {reads} reads, the last old one {longest:?} after it went on, {stale} stale",
             2 * KEYS,
