@@ -102,6 +102,26 @@ async fn a_connection_that_was_forgotten_is_silent_and_a_new_one_works() {
 }
 
 #[tokio::test]
+async fn swallowed_pushes_are_gone_as_a_whole_and_replies_go_on() {
+    let push = ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n";
+    let server = ScriptedServer::start(move |_, _| {
+        Scripted::answer(format!("{push}*2\r\n:1\r\n$1\r\n>\r\n{push}"))
+    })
+    .await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    let mut connection = RawConnection::connect(proxy.addr()).await.unwrap();
+    proxy.to_client().swallow_pushes(true);
+    for round in 1..=20 {
+        let reply = connection.command(&["PING"]).await.unwrap();
+        assert_eq!(reply.items()[1].text().as_deref(), Some(">"));
+        assert!(proxy.to_client().swallowed() >= (2 * round - 1) * push.len() as u64);
+    }
+    // It does not understand one.
+    proxy.to_client().swallow_pushes(false);
+    assert!(connection.command(&["PING"]).await.is_err());
+}
+
+#[tokio::test]
 async fn delays_slices_flips_and_injections_reach_the_client() {
     let (_server, proxy, mut connection) = proxied().await;
     proxy.to_client().delay(Duration::from_millis(30)..Duration::from_millis(40));

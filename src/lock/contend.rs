@@ -70,6 +70,8 @@ enum Tried {
         remaining: Duration,
         told: bool,
         why: Option<Error>,
+        /// Whether nothing is left of it at the store.
+        clean: bool,
     },
 }
 
@@ -89,13 +91,11 @@ impl Wanted {
                 attempt.close();
                 Ok(Some(self.guard(hold, token, sent, place)))
             }
-            Ok(Tried::Wait { why: None, .. }) => {
-                attempt.close();
-                Ok(None)
-            }
-            Ok(Tried::Wait { why: Some(error), .. }) => {
-                attempt.undo().await;
-                Err(error)
+            Ok(Tried::Wait { why, clean, .. }) => {
+                if clean {
+                    attempt.close();
+                }
+                why.map_or(Ok(None), Err)
             }
             Err(error) => {
                 if error.outcome() == Outcome::NotSent || error.outcome() == Outcome::Rejected {
@@ -141,7 +141,7 @@ impl Wanted {
                     self.locks.recorder.waited(started.elapsed());
                     return Ok(self.guard(hold, token, sent, place));
                 }
-                Ok(Tried::Wait { remaining, told, why }) => {
+                Ok(Tried::Wait { remaining, told, why, .. }) => {
                     match why {
                         // Given back, if that was heard.
                         Some(_) => _ = unheard.get_or_insert(tried),
@@ -199,7 +199,7 @@ impl Wanted {
         if hold.extend(self.lease.renew_every).await? {
             return Ok(Tried::Taken { token, sent });
         }
-        Ok(Tried::Wait { remaining: Duration::ZERO, told: false, why: None })
+        Ok(Tried::Wait { remaining: Duration::ZERO, told: false, why: None, clean: true })
     }
 
     fn hold(&self) -> Arc<Single> {
@@ -230,7 +230,7 @@ impl Wanted {
         let token = match locked {
             Locked::Taken { token } => token,
             Locked::Held { remaining } => {
-                return Ok(Tried::Wait { remaining, told, why: None });
+                return Ok(Tried::Wait { remaining, told, why: None, clean: true });
             }
         };
         let took = sent.elapsed();
@@ -241,12 +241,12 @@ impl Wanted {
             Ok(()) => return Ok(Tried::Taken { token, sent }),
         };
         // Given back, and asked for again if waiting may help.
-        _ = hold.undo().await;
+        let clean = hold.undo().await.is_ok();
         let why = self.name(why);
         if why.kind() != ErrorKind::Config && !passes(&why) {
             return Err(why);
         }
-        Ok(Tried::Wait { remaining: LAST_POLL, told: false, why: Some(why) })
+        Ok(Tried::Wait { remaining: LAST_POLL, told: false, why: Some(why), clean })
     }
 
     fn too_slow(&self, took: Duration) -> Error {

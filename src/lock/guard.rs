@@ -115,6 +115,21 @@ impl State {
         ended
     }
 
+    /// Works while it is held, and not a moment longer: once `end` has returned, no step of `work` is taken on any thread.
+    /// Nothing if it ended before.
+    async fn while_held<F: Future>(&self, work: F) -> Option<F::Output> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            // Whoever ends it waits for the step that is being taken.
+            let over = self.over.borrow();
+            match *over {
+                Some(_) => Poll::Ready(None),
+                None => work.as_mut().poll(cx).map(Some),
+            }
+        })
+        .await
+    }
+
     fn take_place(&self) -> Option<Place> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -173,27 +188,31 @@ impl Keeper {
             let sent = Moment::now();
             // Half of the time until the next one, so that a lost answer leaves time for another try.
             let within = (every / 2).min(left).max(Duration::from_millis(1));
-            match tokio::time::timeout(left, state.hold.extend(within)).await {
-                Ok(Ok(true)) => {
+            let renewed = state.while_held(state.hold.extend(within));
+            let renewed = match tokio::time::timeout(left, renewed).await {
+                Ok(Some(renewed)) => renewed,
+                // Seen at the top.
+                Ok(None) | Err(_) => continue,
+            };
+            match renewed {
+                Ok(true) => {
                     *state.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = sent;
                     due = every;
                     state.recorder.count(LockEvent::Renewed);
                 }
-                Ok(Ok(false)) => {
+                Ok(false) => {
                     state.end(Loss::Taken);
                     return;
                 }
-                Ok(Err(error)) if error.kind() == ErrorKind::WrongType => {
+                Err(error) if error.kind() == ErrorKind::WrongType => {
                     state.end(Loss::Taken);
                     return;
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     state.recorder.count(LockEvent::FailedRenewal);
                     tracing::debug!(target: "larder", %error, "a lock was not renewed, it is tried again");
                     due = state.elapsed() + (every / 4).max(Duration::from_millis(1));
                 }
-                // Seen at the top.
-                Err(_) => {}
             }
         }
     }

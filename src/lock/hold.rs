@@ -135,13 +135,6 @@ impl<H: Hold> Attempt<H> {
     pub(super) fn close(mut self) {
         self.open = false;
     }
-
-    /// Gives back whatever there is of it.
-    pub(super) async fn undo(self) {
-        // What cannot be given back now runs out by itself.
-        _ = self.hold.undo().await;
-        self.close();
-    }
 }
 
 impl<H: Hold> Drop for Attempt<H> {

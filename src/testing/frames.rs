@@ -25,8 +25,14 @@ impl Frames {
         Self { line: Vec::new(), body: 0, outstanding: Vec::new(), collect, args: Vec::new() }
     }
 
-    /// Takes the next piece and gives each frame that ends in it to `found`.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(Vec<Bytes>)) {
+    /// Whether the next byte begins a frame.
+    pub(super) fn is_between(&self) -> bool {
+        self.line.is_empty() && self.body == 0 && self.outstanding.is_empty()
+    }
+
+    /// Takes the next piece and gives each frame that ends in it to `found`, with where it ends there.
+    pub(super) fn feed(&mut self, piece: &[u8], mut found: impl FnMut(Vec<Bytes>, usize)) {
+        let mut bytes = piece;
         while !bytes.is_empty() {
             if self.body > 0 {
                 let (now, rest) = bytes.split_at(self.body.min(bytes.len()));
@@ -39,7 +45,7 @@ impl Frames {
                 self.body -= now.len();
                 bytes = rest;
                 if self.body == 0 {
-                    self.ended(&mut found);
+                    self.ended(&mut |args| found(args, piece.len() - rest.len()));
                 }
                 continue;
             }
@@ -50,7 +56,7 @@ impl Frames {
             bytes = rest;
             if end.is_some() {
                 let line = std::mem::take(&mut self.line);
-                self.header(&line, &mut found);
+                self.header(&line, &mut |args| found(args, piece.len() - rest.len()));
             }
         }
     }
@@ -101,7 +107,7 @@ mod tests {
         let mut scanner = Frames::new(true);
         let mut found = Vec::new();
         for piece in pieces {
-            scanner.feed(piece, |args| found.push(args));
+            scanner.feed(piece, |args, _| found.push(args));
         }
         found
     }
@@ -114,6 +120,17 @@ mod tests {
         assert_eq!(whole[0], ["GET", "a\r\nb"]);
         let bytes: Vec<&[u8]> = stream.chunks(1).collect();
         assert_eq!(frames(&bytes), whole);
+    }
+
+    #[test]
+    fn where_frames_end_and_begin_is_known_however_they_are_cut() {
+        let mut scanner = Frames::new(false);
+        let mut ends = Vec::new();
+        scanner.feed(b":1\r\n>2\r\n+in\r\n", |_, at| ends.push(at));
+        assert!(!scanner.is_between());
+        scanner.feed(b"*1\r\n$1\r\nk\r\n:2\r\n", |_, at| ends.push(at));
+        assert!(scanner.is_between());
+        assert_eq!(ends, [4, 11, 15]);
     }
 
     #[test]

@@ -97,6 +97,7 @@ pub struct Link {
 struct Controls {
     delay: Option<Range<Duration>>,
     swallow: bool,
+    swallow_pushes: bool,
     slice: Option<usize>,
     flip: Option<usize>,
     cut_after: Option<(usize, Cut)>,
@@ -243,6 +244,11 @@ impl Link {
         lock(&self.controls).swallow = swallow;
     }
 
+    /// Whether pushes (RESP3) are dropped, each as a whole, and replies go on: a word of the server that is lost.
+    pub fn swallow_pushes(&self, swallow: bool) {
+        lock(&self.controls).swallow_pushes = swallow;
+    }
+
     /// Writes pieces of this many bytes; nothing for as many as arrive.
     pub fn slice(&self, bytes: impl Into<Option<usize>>) {
         lock(&self.controls).slice = bytes.into();
@@ -277,6 +283,31 @@ impl Link {
     /// How many bytes were swallowed.
     pub fn swallowed(&self) -> u64 {
         self.swallowed.load(Ordering::SeqCst)
+    }
+
+    /// Takes pushes out of a piece, if they are swallowed. `inside`: whether it begins inside of a frame; `ends`: where frames
+    /// end in it; `dropping`: whether the frame that it begins in is swallowed, and then the one that it ends in.
+    fn drop_pushes(&self, piece: &mut Vec<u8>, inside: bool, ends: &[usize], dropping: &mut bool) {
+        let swallows = lock(&self.controls).swallow_pushes;
+        *dropping &= inside;
+        if !swallows && !*dropping {
+            return;
+        }
+        let (mut kept, mut from) = (Vec::new(), 0);
+        for &end in ends.iter().chain([&piece.len()]) {
+            let part = &piece[from..end];
+            let Some(first) = part.first() else { continue };
+            if from > 0 || !inside {
+                *dropping = swallows && *first == b'>';
+            }
+            if *dropping {
+                self.swallowed.fetch_add(part.len() as u64, Ordering::SeqCst);
+            } else {
+                kept.extend_from_slice(part);
+            }
+            from = end;
+        }
+        *piece = kept;
     }
 
     /// Changes a piece as the controls say, and says what to do with it.
@@ -385,6 +416,7 @@ impl Shared {
         let mut scanner = Frames::new(is_sent);
         let mut injected = link.inject.subscribe();
         let mut buffer = vec![0; 64 * 1024];
+        let mut dropping = false;
         loop {
             let read = tokio::select! {
                 read = from.read(&mut buffer) => read,
@@ -405,13 +437,16 @@ impl Shared {
                 }
             };
             link.bytes.fetch_add(piece.len() as u64, Ordering::SeqCst);
-            let mut end = None;
-            scanner.feed(&piece, |args| {
+            let (mut end, mut ends) = (None, Vec::new());
+            let inside = !scanner.is_between();
+            scanner.feed(&piece, |args, at| {
+                ends.push(at);
                 link.frames.fetch_add(1, Ordering::SeqCst);
                 if is_sent {
                     end = end.take().or(self.note(connection, args));
                 }
             });
+            link.drop_pushes(&mut piece, inside, &ends, &mut dropping);
             let treatment = link.treat(&mut piece, is_forgotten());
             if let Some(delay) = treatment.delay {
                 tokio::time::sleep(delay).await; // the fault itself

@@ -106,7 +106,7 @@ async fn serve(mut stream: TcpStream, connection: u64, script: Arc<Script>) {
     loop {
         let Ok(len @ 1..) = stream.read(&mut buffer).await else { return };
         let mut commands = Vec::new();
-        scanner.feed(&buffer[..len], |args| commands.push(args));
+        scanner.feed(&buffer[..len], |args, _| commands.push(args));
         let mut answers = Vec::new();
         let mut closes = false;
         for args in commands {

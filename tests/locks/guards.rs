@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use larder::{ErrorKind, LockOptions, Loss};
+use larder::store::MemoryStore;
+use larder::testing::{Fault, Faulty};
+use larder::{CacheClient, ErrorKind, LockOptions, Loss};
 
 use crate::{alone, both, ends};
 
@@ -133,4 +135,28 @@ async fn wrong_settings_are_named_together() {
     let long = cache.lock("x".repeat(1 << 20)).try_acquire().await.unwrap_err();
     assert_eq!(long.kind(), ErrorKind::Config);
     assert_eq!(cache.semaphore("x", 0).try_acquire().await.unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_is_answered_too_late_is_given_back_once_and_again_if_that_was_refused() {
+    let _turn = alone().await;
+    for refused in [false, true] {
+        let faulty = Faulty::new(MemoryStore::new());
+        let builder = CacheClient::builder().store(faulty.clone());
+        let cache = builder.deadline(Duration::from_secs(5)).build().unwrap();
+        let lock = cache.lock("slow").lease(Duration::from_secs(3));
+        faulty.delay(Duration::from_millis(1100), Duration::from_millis(1101));
+        let tried = tokio::spawn(async move { lock.try_acquire().await });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if refused {
+            faulty.fail_next(Fault::Refused(ErrorKind::ReadOnly));
+        }
+        let error = tried.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        // A task of its own would have done so by then.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        faulty.heal();
+        assert_eq!(cache.stats().operations["unlock"].calls, if refused { 2 } else { 1 });
+        assert!(!cache.key_exists("lock:slow").await.unwrap());
+    }
 }

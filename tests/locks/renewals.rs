@@ -44,8 +44,8 @@ struct Seen {
     life: Duration,
 }
 
-/// What was sent before it was given up may still arrive for so long.
-const UNDER_WAY: Duration = Duration::from_millis(3);
+/// What was sent before it was given up may still arrive for so long: less than until another renewal would come.
+const UNDER_WAY: Duration = Duration::from_millis(8);
 
 /// Looks at a key over a connection of its own until it is gone, and for `quiet` after that. A time to live that rises is
 /// somebody who renews, or takes it once more.

@@ -9,7 +9,7 @@ use larder::{CacheClient, LockBuilder};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::{alone, cpu_time, ends, ms, quantile, times, until_seen};
+use crate::{alone, cpu_time, ends, ms, quantile, times, until, until_seen};
 
 /// What the promise allows.
 const WOKEN: Duration = Duration::from_millis(50);
@@ -130,6 +130,8 @@ async fn who_waits_and_is_not_told_any_more_takes_the_lock_at_its_next_look() {
             async move { (waits.acquire().await.unwrap(), Instant::now()) }
         });
         until_seen("it waits", || clients[1].stats().locks.contended > round).await;
+        // Those that were killed before come back after a pause.
+        until("both are told", async || tracked(&server).await.len() == 2).await;
         let mut kill = server.connect().await;
         for id in tracked(&server).await {
             let answer = kill.command(&["CLIENT", "KILL", "ID", &id]).await.unwrap();
@@ -143,38 +145,46 @@ async fn who_waits_and_is_not_told_any_more_takes_the_lock_at_its_next_look() {
     }
     println!("P26: {killed} tracked connections killed");
     let (_, max) = figure("tracked connections killed at the release", took);
-    // Those that were not back yet after the last round cannot be killed once more.
-    assert!(killed as u64 >= times(200) / 2 && max < SAFETY + LATE);
+    assert!(killed as u64 == times(200) * 2 && max < SAFETY + LATE);
 }
+
+/// How many trials run at once: more of them measure how late a timer is on a machine that is busy.
+const AT_ONCE: u64 = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_and_whose_wake_up_is_lost_takes_the_lock_at_its_next_look() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
     let holder = CacheClient::connect(server.url()).await.unwrap();
-    let mut trials = JoinSet::new();
-    for number in 0..times(100) {
-        let (addr, holds) = (server.addr(), holder.lock(format!("lost-{number}")));
-        trials.spawn(async move {
-            let proxy = FaultProxy::start(addr).await;
-            let cache = CacheClient::connect(proxy.url()).await.unwrap();
-            let guard = holds.acquire().await.unwrap();
-            let waiting = tokio::spawn({
-                let waits = cache.lock(format!("lost-{number}"));
-                async move { (waits.acquire().await.unwrap(), Instant::now()) }
+    let mut took = Vec::new();
+    for round in 0..times(100) / AT_ONCE {
+        let mut trials = JoinSet::new();
+        for number in 0..AT_ONCE {
+            let name = format!("lost-{round}-{number}");
+            let (addr, holds) = (server.addr(), holder.lock(&name));
+            trials.spawn(async move {
+                let proxy = FaultProxy::start(addr).await;
+                let cache = CacheClient::connect(proxy.url()).await.unwrap();
+                let guard = holds.acquire().await.unwrap();
+                let waiting = tokio::spawn({
+                    let waits = cache.lock(name);
+                    async move { (waits.acquire().await.unwrap(), Instant::now()) }
+                });
+                until_seen("it waits", || cache.stats().locks.contended == 1).await;
+                // Replies go on: a stream that lacks one gives the next to who waited for that.
+                proxy.to_client().swallow_pushes(true);
+                let before = Instant::now();
+                assert!(guard.release().await.unwrap());
+                until_seen("the push is swallowed", || proxy.to_client().swallowed() > 0).await;
+                proxy.to_client().swallow_pushes(false);
+                let (guard, at) = ends("the waiter", waiting).await.unwrap();
+                assert!(guard.release().await.unwrap());
+                at - before
             });
-            until_seen("it waits", || cache.stats().locks.contended == 1).await;
-            proxy.to_client().swallow(true);
-            let before = Instant::now();
-            assert!(guard.release().await.unwrap());
-            until_seen("the push is swallowed", || proxy.to_client().swallowed() > 0).await;
-            proxy.to_client().swallow(false);
-            let (guard, at) = ends("the waiter", waiting).await.unwrap();
-            assert!(guard.release().await.unwrap());
-            at - before
-        });
+        }
+        took.extend(trials.join_all().await);
     }
-    let (_, max) = figure("wake-ups lost", trials.join_all().await);
+    let (_, max) = figure("wake-ups lost", took);
     assert!(max < SAFETY + LATE);
 }
 
