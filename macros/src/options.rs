@@ -11,7 +11,7 @@ use crate::duration;
 use crate::mistakes::Mistakes;
 
 /// Every option, as the message about an unknown one lists them.
-const KNOWN: [&str; 19] = [
+const KNOWN: [&str; 18] = [
     "namespace",
     "key",
     "ttl",
@@ -30,7 +30,6 @@ const KNOWN: [&str; 19] = [
     "near_max_bytes",
     "broadcast",
     "undecodable_as_miss",
-    "max_json_bytes",
 ];
 
 /// Those that say nothing without a near cache.
@@ -166,9 +165,7 @@ impl Options {
                 "early_refresh" => {
                     mistakes.note(number(&name, value, 1000.0)).map(|beta| quote!(#beta))
                 }
-                "near_max_bytes" | "max_json_bytes" => {
-                    mistakes.note(bytes(&name, value)).map(|bytes| quote!(#bytes))
-                }
+                "near_max_bytes" => mistakes.note(bytes(&name, value)).map(|bytes| quote!(#bytes)),
                 _ => mistakes.note(time(&name, value)).map(|millis| {
                     times.push((name.clone(), millis));
                     quote!(::core::time::Duration::from_millis(#millis))
@@ -316,11 +313,10 @@ fn number(name: &Ident, value: Value, most: f64) -> syn::Result<f64> {
 fn bytes(name: &Ident, value: Value) -> syn::Result<u64> {
     match literal(value) {
         Ok(Lit::Int(number)) => match number.base10_parse()? {
-            0 if name == "near_max_bytes" => Err(syn::Error::new_spanned(
+            0 => Err(syn::Error::new_spanned(
                 number,
                 "`near_max_bytes` is 0; leave `near` out instead",
             )),
-            0 => Err(syn::Error::new_spanned(number, format!("`{name}` is 0; it is at least 1"))),
             bytes => Ok(bytes),
         },
         _ => Err(shape(name, &format!("a number of bytes, as in `{name} = 16_777_216`"))),
