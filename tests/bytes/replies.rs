@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::testing::{FaultProxy, RedisServer, Scripted, ScriptedServer, readers};
@@ -139,6 +139,19 @@ async fn what_was_received_costs_as_much_as_the_docs_say() {
     }
 }
 
+#[tokio::test]
+async fn a_document_beyond_the_limit_costs_nothing() {
+    let _turn = alone().await;
+    let json = format!("[{}0]", "[],".repeat((64 << 20) / 3));
+    assert!(json.len() > 64 << 20);
+    let before = begin();
+    let error = readers::json::<larder::json::Value>(json.as_bytes()).unwrap_err();
+    let cost = peak() - before;
+    println!("row 18: a document of {} bytes is refused for {cost} bytes", json.len());
+    assert!(error.is_decode() && error.to_string().contains("max_json_bytes"), "{error}");
+    assert!(cost < 4096, "{cost}");
+}
+
 /// On a connection on which nothing is waited for. Beside a call in flight nobody could tell it from the answer.
 #[tokio::test]
 async fn an_answer_that_nobody_asked_for_is_dropped() {
@@ -260,4 +273,75 @@ async fn a_pipeline_of_a_million_commands_is_answered_one_by_one() {
         "row 33: a pipeline of {count} commands, {refused} refused, each with its own answer; {} bytes a command",
         cost / count as usize
     );
+}
+
+/// A server that begins an answer of nearly 2^63 bytes and sends them, for as long as somebody reads. Answers how many it
+/// could send.
+async fn endless() -> (SocketAddr, Arc<AtomicU64>, Arc<AtomicBool>) {
+    let chunk: Arc<[u8]> = vec![b'x'; 65_536].into();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sent, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counted, ended) = (Arc::clone(&sent), Arc::clone(&is_over));
+    tokio::spawn(async move {
+        for connection in 1.. {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            let (counted, ended) = (Arc::clone(&counted), Arc::clone(&ended));
+            let chunk = Arc::clone(&chunk);
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 4096];
+                while let Ok(len @ 1..) = stream.read(&mut buffer).await {
+                    let asked = &buffer[..len];
+                    let has = |word: &[u8]| asked.windows(word.len()).any(|part| part == word);
+                    if has(b"GET") && connection == 1 {
+                        stream.write_all(b"$9223372036854775807\r\n").await.unwrap();
+                        // Slow enough that a test machine bears it.
+                        while stream.write_all(&chunk).await.is_ok() {
+                            counted.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        }
+                        ended.store(true, Ordering::SeqCst);
+                        return;
+                    }
+                    let hello = has(b"HELLO").then_some("%1\r\n$5\r\nproto\r\n:3\r\n");
+                    let others = asked.windows(8).filter(|part| *part == b"\r\nSETINF").count();
+                    let ok = "+OK\r\n".repeat(others);
+                    let pong = has(b"PING").then_some("+PONG\r\n");
+                    let good = has(b"GET").then_some("$4\r\ngood\r\n");
+                    let answer = [hello, Some(ok.as_str()), pong, good].into_iter().flatten();
+                    let answer: String = answer.collect();
+                    _ = stream.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    (address, sent, is_over)
+}
+
+#[tokio::test]
+async fn an_answer_that_is_sent_without_end_ends_with_its_connection_and_its_memory_comes_back() {
+    let _turn = alone().await;
+    let (address, sent, is_over) = endless().await;
+    let client = CacheClient::builder().url(format!("redis://{address}")).connections(1);
+    let cache = client.deadline(Duration::from_millis(300)).build().unwrap();
+    let before = begin();
+    let started = Instant::now();
+    let value = loop {
+        match cache.get_value("k").await {
+            Ok(value) => break value,
+            Err(error) => assert!(error.is_timeout(), "{error}"),
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "it is read for ever");
+    };
+    assert_eq!(value.as_deref(), Some("good"));
+    while !is_over.load(Ordering::SeqCst) {
+        tokio::task::yield_now().await;
+    }
+    let (took, sent, most) = (started.elapsed(), sent.load(Ordering::SeqCst), peak() - before);
+    let kept = begin().saturating_sub(before);
+    println!(
+        "row 19: {sent} bytes of an answer without end in {took:.1?}: {most} held at most, {kept} after it"
+    );
+    assert!(sent > 1_000_000, "nothing was sent");
+    assert!(most as u64 <= 4 * sent + MIB as u64 && kept < 2 * MIB, "{most} {kept}");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use larder::store::{RedisStore, Store};
 use larder::testing::conformance::run_all;
-use larder::testing::{LEAST_PRIVILEGE, RedisServer};
+use larder::testing::{FaultProxy, LEAST_PRIVILEGE, RedisServer};
 use larder::{CacheClient, ErrorKind};
 
 use crate::text_of;
@@ -135,4 +135,38 @@ async fn a_refusal_of_the_user_with_the_least_rights_fails_its_test() {
     let died = tokio::task::spawn(async move { drop(server) }).await.unwrap_err();
     let said = died.into_panic().downcast::<String>().unwrap();
     assert!(said.contains("yours:1") && said.contains("least rights are not enough"), "{said}");
+}
+
+/// What `LARDER_TEST_ACL` does, tried in another process.
+#[tokio::test]
+async fn with_the_variable_every_server_is_met_as_the_user_with_the_least_rights() {
+    const NAME: &str =
+        "acl::with_the_variable_every_server_is_met_as_the_user_with_the_least_rights";
+    if std::env::var_os("LARDER_TEST_ACL").is_none() {
+        let mut itself = std::process::Command::new(std::env::current_exe().unwrap());
+        itself.args(["--exact", NAME]).env("LARDER_TEST_ACL", "1");
+        let ran = itself.output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let users = async |server: &RedisServer| {
+        let list = server.command(&["CLIENT", "LIST"]).await.text().unwrap();
+        list.matches("user=larder-least").count()
+    };
+    let server = RedisServer::builder().password("of the administrator").start().await;
+    let proxy = FaultProxy::start(server.addr()).await;
+    for (round, url) in [server.url(), proxy.url()].into_iter().enumerate() {
+        let cache = CacheClient::builder().url(url).connections(1).connect().await.unwrap();
+        cache.set_value("any key", 1, None).await.unwrap();
+        assert_eq!(users(&server).await, 1, "round {round}");
+        cache.close().await;
+        while users(&server).await > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let cluster = RedisServer::builder().cluster().start().await;
+    let cache = CacheClient::connect(cluster.url()).await.unwrap();
+    cache.set_value("any key", 1, None).await.unwrap();
+    assert!(users(&cluster).await >= 1);
 }
