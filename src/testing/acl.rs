@@ -12,7 +12,7 @@ pub const LEAST_PRIVILEGE: &str = "-@all \
     +hset +hget +hmget +hgetall +hdel +hincrby \
     +lpush +rpush +lrange +lpop +rpop +lrem \
     +multi +exec +eval +time +scan +wait \
-    +asking +cluster|slots +cluster|nodes +role";
+    +asking +cluster|slots +cluster|nodes +readonly +role";
 
 /// Set to anything, the URLs of all test servers are those of a user with these rights, and a server to which such a
 /// user was refused anything fails its test.
