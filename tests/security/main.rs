@@ -1,9 +1,8 @@
-//! What `docs/security.md` and `docs/bad-inputs.md` say: the least rights that larder needs, that no namespace reaches
-//! another one's keys whatever it is given, and that every bad input has a test. `LARDER_FULL=1` runs the full counts.
+//! What `docs/security.md` says: the least rights that larder needs, and that no namespace reaches another one's keys,
+//! whatever it is given. `LARDER_FULL=1` runs the full counts.
 
 mod acl;
 mod isolation;
-mod rows;
 
 /// A tenth of a count, unless all were asked for.
 fn times(full: u64) -> u64 {
