@@ -73,13 +73,12 @@ impl<'a> Options<'a> {
         mistakes: &mut Mistakes,
     ) -> Self {
         let mut found: Vec<(&'a str, String)> = Vec::new();
+        // Said once, however many are wrong.
+        let mut known_names = Some(format!("; known are {}", known.join(", ")));
         for pair in query.split('&').filter(|_| !query.is_empty()) {
-            let known_names = || known.join(", ");
             let Some((name, value)) = pair.split_once('=') else {
-                mistakes.add(format!(
-                    "a query option is not of the form name=value; known are {}",
-                    known_names()
-                ));
+                let names = known_names.take().unwrap_or_default();
+                mistakes.add(format!("a query option is not of the form name=value{names}"));
                 continue;
             };
             if !known.contains(&name) {
@@ -88,7 +87,7 @@ impl<'a> Options<'a> {
                 } else {
                     "a query option is unknown".to_owned()
                 };
-                mistakes.add(format!("{shown}; known are {}", known_names()));
+                mistakes.add(format!("{shown}{}", known_names.take().unwrap_or_default()));
             } else if found.iter().any(|(earlier, _)| *earlier == name) {
                 mistakes.add(format!("the query option `{name}` is given twice"));
             } else if let Some(value) = mistakes.decode(&format!("`{name}`"), value) {
