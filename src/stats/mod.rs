@@ -234,9 +234,11 @@ impl Recorder {
     pub(crate) fn snapshot(&self) -> Stats {
         let operations = self.operations.iter().enumerate().filter_map(|(index, operation)| {
             let operation = operation.get()?;
+            // Before the calls, which are counted first: never more errors than calls.
+            let errors = operation.errors.sum(0);
             let latency = operation.latency.snapshot();
-            let stats =
-                OperationStats { calls: latency.count(), errors: operation.errors.sum(0), latency };
+            let calls = latency.count();
+            let stats = OperationStats { calls, errors: errors.min(calls), latency };
             Some((OP_NAMES[index], stats))
         });
         let (namespaces, reads) = self.namespaces.snapshot();

@@ -34,16 +34,21 @@ fn clients(make: impl Fn(larder::Builder) -> larder::Builder) -> Vec<(Duration, 
     (1..=CLIENTS)
         .map(|step| {
             let deadline = Duration::from_millis(step * 20);
-            // Each call is to wait: the breaker would fail most of them at once.
-            let builder = make(CacheClient::builder()).deadline(deadline).breaker(false);
+            let builder = make(CacheClient::builder()).deadline(deadline);
             (deadline, builder.build().unwrap())
         })
         .collect()
 }
 
+/// Each call is to wait: the breaker, which clusters have not, would fail most of them at once.
+fn waits_for(builder: larder::Builder, url: &str) -> larder::Builder {
+    let builder = builder.url(url);
+    if url.starts_with("redis+cluster:") { builder } else { builder.breaker(false) }
+}
+
 /// The same, connected while the server is well.
 async fn connected(url: &str) -> Vec<(Duration, CacheClient)> {
-    let clients = clients(|builder| builder.url(url));
+    let clients = clients(|builder| waits_for(builder, url));
     for (_, client) in &clients {
         // A short deadline may be over before the first connection stands.
         while client.ping().await.is_err() {}
@@ -176,8 +181,12 @@ async fn a_silent_network_delays_no_call_past_its_deadline() {
 
     // Who has to connect first waits for the handshake.
     let accepted = proxy.accepts();
-    calls_end_in_time("swallow, connecting", CALLS, clients(|builder| builder.url(proxy.url())))
-        .await;
+    calls_end_in_time(
+        "swallow, connecting",
+        CALLS,
+        clients(|builder| waits_for(builder, &proxy.url())),
+    )
+    .await;
     assert!(proxy.accepts() > accepted);
 }
 
@@ -229,7 +238,7 @@ async fn a_pool_without_a_free_session_delays_no_call_past_its_deadline() {
         .unwrap();
     CacheClient::new(pool.clone()).ping().await.unwrap();
     server.pause().await;
-    let clients = clients(|builder| builder.provider(pool.clone()));
+    let clients = clients(|builder| builder.provider(pool.clone()).breaker(false));
     calls_end_in_time("queue of a pool", CALLS, clients).await;
     server.resume().await;
 }
