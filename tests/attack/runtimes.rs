@@ -112,3 +112,20 @@ async fn closing_does_not_wait_for_a_call_that_nobody_polls() {
     assert!(took < deadline + Duration::from_millis(150), "{took:?}");
     assert_eq!(cache.get_value("key").await.unwrap_err().kind(), ErrorKind::Closed);
 }
+
+#[tokio::test]
+async fn a_session_outlives_its_client() {
+    let server = larder::testing::RedisServer::start().await;
+    for closed in [false, true] {
+        let cache = larder::CacheClient::connect(server.url()).await.unwrap();
+        let mut session = cache.session().await.unwrap();
+        if closed {
+            cache.close().await;
+        }
+        drop(cache);
+        // Longer than it takes to see that nobody uses a connection.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await; // nothing may happen
+        let pong: String = redis::cmd("PING").query_async(&mut session).await.unwrap();
+        assert_eq!(pong, "PONG", "closed: {closed}");
+    }
+}

@@ -150,7 +150,7 @@ impl World {
     }
 }
 
-/// What the faults bring about: a server that is away, slow, or out of memory.
+/// What the faults bring about: a server that is away, slow (also for the leases of the locks), or out of memory.
 fn is_expected(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -159,7 +159,10 @@ fn is_expected(error: &Error) -> bool {
             | ErrorKind::Overloaded
             | ErrorKind::LockTimeout
             | ErrorKind::Load
-    ) || matches!(error.code(), Some("OOM" | "LOADING" | "MISCONF" | "BUSY" | "EXECABORT"))
+    ) || (error.kind() == ErrorKind::Config
+        && error.op() == "lock"
+        && error.to_string().contains("a try took"))
+        || matches!(error.code(), Some("OOM" | "LOADING" | "MISCONF" | "BUSY" | "EXECABORT"))
 }
 
 impl Tally {

@@ -284,7 +284,8 @@ impl RedisStore {
                 runtime::check("a session")?;
                 let live = links[0].get(Instant::now().checked_add(patience.connect)).await?;
                 live.pulse.hold_up();
-                Ok(Session::new(live.connection))
+                let Live { connection, pulse, .. } = live;
+                Ok(Session::new(session::Lasting { connection, _pulse: pulse }))
             }
             Source::Injected { provider, .. } => provider.session().await,
             Source::Cluster(_) => Err(no_one_session()),

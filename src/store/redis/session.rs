@@ -1,21 +1,23 @@
 //! Session providers: what hands out live connections, and how to bring your own.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use redis::aio::ConnectionLike;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 
 use super::failure;
+use super::gather::Pulse;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// A session that passes everything on to what it holds.
 macro_rules! passes_through {
-    ($session:ty) => {
+    ($session:ty, $inner:tt) => {
         impl ConnectionLike for $session {
             fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-                self.0.req_packed_command(cmd)
+                self.$inner.req_packed_command(cmd)
             }
 
             fn req_packed_commands<'a>(
@@ -24,11 +26,11 @@ macro_rules! passes_through {
                 offset: usize,
                 count: usize,
             ) -> RedisFuture<'a, Vec<Value>> {
-                self.0.req_packed_commands(pipeline, offset, count)
+                self.$inner.req_packed_commands(pipeline, offset, count)
             }
 
             fn get_db(&self) -> i64 {
-                self.0.get_db()
+                self.$inner.get_db()
             }
         }
     };
@@ -112,7 +114,7 @@ impl fmt::Debug for Bb8Session {
 }
 
 #[cfg(feature = "bb8")]
-passes_through!(Bb8Session);
+passes_through!(Bb8Session, 0);
 
 #[cfg(feature = "bb8")]
 impl SessionProvider for bb8_redis::bb8::Pool<bb8_redis::RedisConnectionManager> {
@@ -153,7 +155,16 @@ impl fmt::Debug for Session {
     }
 }
 
-passes_through!(Session);
+passes_through!(Session, 0);
+
+/// A connection of the store's own. It stands for as long as the session, also when its client has gone.
+pub(super) struct Lasting {
+    pub(super) connection: MultiplexedConnection,
+    // Who holds it uses the connection.
+    pub(super) _pulse: Arc<Pulse>,
+}
+
+passes_through!(Lasting, connection);
 
 /// A provider whose type is forgotten.
 pub(crate) trait AnyProvider: Send + Sync {
