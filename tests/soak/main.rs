@@ -82,6 +82,8 @@ async fn nothing_breaks_and_nothing_grows() {
     through::spawn(&world, &mut workers);
     locks::spawn(&world, &mut workers);
 
+    // Without connections there is nothing to cut.
+    world.settle().await;
     let (length, begun, mut seen) = (length(), Instant::now(), Memory::default());
     let mut faults = Faults::new(server, proxy, seed);
     while begun.elapsed() < length {
