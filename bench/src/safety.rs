@@ -1,4 +1,4 @@
-//! What the safety of a call costs: `larder` as it is beside itself without deadline and budget.
+//! What the safety of a call costs: `larder` as it is beside itself without deadline, budget and breaker.
 
 use larder::CacheClient;
 use larder::testing::RedisServer;
@@ -12,7 +12,7 @@ use crate::workloads::{self, Trial};
 pub(crate) const TRIAL: &str = "safety";
 
 const WITH: &str = "larder";
-const WITHOUT: &str = "larder, no deadline and no budget";
+const WITHOUT: &str = "larder, unguarded";
 
 /// Into how many slices a round is cut: what is compared differs by less than the machine does from one second to the
 /// next, so the two take turns quickly.
