@@ -250,18 +250,23 @@ async fn a_call_too_many_is_refused_at_once_and_one_that_gives_a_lock_back_is_no
     assert_eq!(cache.stats().overloaded, 2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_of_a_call_that_was_given_up_count_until_its_connection_is_rid_of_them() {
-    let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let cache = CacheClient::builder()
+/// A client of a megabyte's budget over one connection, whose calls wait until they are given up by their callers.
+async fn with_one_connection(server: &RedisServer) -> CacheClient {
+    CacheClient::builder()
         .url(server.url())
         .connections(1)
         .max_in_flight_bytes(MIB)
         .deadline(Duration::from_secs(60))
         .connect()
         .await
-        .unwrap();
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_of_a_call_that_was_given_up_count_until_its_connection_is_rid_of_them() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let cache = with_one_connection(&server).await;
     let data = vec![b'x'; 100_000];
     let set = || Box::pin(cache.set_value("key", &data[..], None));
     let is_refused = |call: Option<larder::Result<()>>| {
@@ -311,14 +316,7 @@ async fn bytes_of_a_call_that_was_given_up_count_until_its_connection_is_rid_of_
 async fn what_a_silent_connection_holds_is_free_again_although_the_server_stands_still() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
-    let cache = CacheClient::builder()
-        .url(server.url())
-        .connections(1)
-        .max_in_flight_bytes(MIB)
-        .deadline(Duration::from_secs(60))
-        .connect()
-        .await
-        .unwrap();
+    let cache = with_one_connection(&server).await;
     let data = vec![b'x'; 100_000];
     server.pause().await;
     // Each is sent and given up, until what they left behind is all of the budget.
