@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use larder::testing::{FaultProxy, RedisServer};
 use larder::{Builder, CacheClient, Error, ErrorKind, LockOptions, Outcome};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::{alone, full, ms, quantile};
@@ -17,13 +18,50 @@ const CALLERS: usize = 32;
 /// When a call ended, how long it took, and whether it succeeded.
 type Call = (Instant, Duration, bool);
 
-/// Calls with a pace of 5 ms until it is told to stop.
-async fn keep_calling(cache: CacheClient, stop: Arc<AtomicBool>) -> Vec<Call> {
+/// Callers with a pace of 5 ms until they are told to stop.
+struct Callers {
+    tasks: JoinSet<Vec<Call>>,
+    stop: Arc<AtomicBool>,
+    /// When a call last succeeded.
+    succeeded: watch::Receiver<Instant>,
+}
+
+impl Callers {
+    fn start(cache: &CacheClient) -> Self {
+        let (success, succeeded) = watch::channel(Instant::now());
+        let (stop, mut tasks) = (Arc::<AtomicBool>::default(), JoinSet::new());
+        for _ in 0..CALLERS {
+            tasks.spawn(keep_calling(cache.clone(), Arc::clone(&stop), success.clone()));
+        }
+        Self { tasks, stop, succeeded }
+    }
+
+    async fn succeed_after(&mut self, moment: Instant) -> Instant {
+        let succeeded = self.succeeded.wait_for(|at| *at > moment);
+        let succeeded = tokio::time::timeout(Duration::from_secs(5), succeeded).await;
+        *succeeded.expect("the callers do not come back").unwrap()
+    }
+
+    async fn stop(self) -> Vec<Call> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await.into_iter().flatten().collect()
+    }
+}
+
+async fn keep_calling(
+    cache: CacheClient,
+    stop: Arc<AtomicBool>,
+    success: watch::Sender<Instant>,
+) -> Vec<Call> {
     let mut calls = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let asked = Instant::now();
         let done = cache.get_value("key").await;
-        calls.push((Instant::now(), asked.elapsed(), done.is_ok()));
+        let now = Instant::now();
+        calls.push((now, now - asked, done.is_ok()));
+        if done.is_ok() {
+            success.send_replace(now);
+        }
         tokio::time::sleep(Duration::from_millis(5)).await; // a pace
     }
     calls
@@ -53,11 +91,7 @@ async fn outage(breaker: bool, length: Duration) -> Outage {
     let mut server = RedisServer::start().await;
     let builder = CacheClient::builder().url(server.url()).deadline(DEADLINE).breaker(breaker);
     let cache = connected(builder).await;
-    let stop = Arc::<AtomicBool>::default();
-    let mut callers = JoinSet::new();
-    for _ in 0..CALLERS {
-        callers.spawn(keep_calling(cache.clone(), Arc::clone(&stop)));
-    }
+    let mut callers = Callers::start(&cache);
     server.kill().await;
     let down = Instant::now();
     tokio::time::sleep(length).await; // the outage
@@ -65,15 +99,8 @@ async fn outage(breaker: bool, length: Duration) -> Outage {
     server.restart().await;
     let back = Instant::now();
     // Without a call of this task's own: it is the callers that have to notice.
-    let alive = cache.stats().operations["get"].clone();
-    let successes = |now: &larder::OperationStats| now.calls - now.errors;
-    while successes(&cache.stats().operations["get"]) == successes(&alive) {
-        assert!(back.elapsed() < Duration::from_secs(5), "the callers do not come back");
-        tokio::time::sleep(Duration::from_millis(1)).await; // polled
-    }
-    let recovery = back.elapsed();
-    stop.store(true, Ordering::Relaxed);
-    let calls: Vec<Call> = callers.join_all().await.into_iter().flatten().collect();
+    let recovery = callers.succeed_after(back).await - back;
+    let calls = callers.stop().await;
     let mut waited: Vec<Duration> = calls
         .iter()
         .filter(|(at, _, well)| !well && *at > down && *at < back)
@@ -204,18 +231,14 @@ async fn a_restart_that_callers_can_wait_for_stays_invisible() {
     let builder = CacheClient::builder().url(server.url()).deadline(Duration::from_secs(4));
     let cache = connected(builder).await;
     let rounds = if full() { 20 } else { 3 };
-    let (stop, mut callers) = (Arc::<AtomicBool>::default(), JoinSet::new());
-    for _ in 0..CALLERS {
-        callers.spawn(keep_calling(cache.clone(), Arc::clone(&stop)));
-    }
+    let callers = Callers::start(&cache);
     for _ in 0..rounds {
         server.kill().await;
         tokio::time::sleep(Duration::from_millis(300)).await; // the length of the restart
         server.restart().await;
         cache.get_value("key").await.unwrap();
     }
-    stop.store(true, Ordering::Relaxed);
-    let calls: Vec<Call> = callers.join_all().await.into_iter().flatten().collect();
+    let calls = callers.stop().await;
     let longest = calls.iter().map(|(_, took, _)| *took).max().unwrap();
     let failed = calls.iter().filter(|(_, _, well)| !well).count();
     println!(
