@@ -64,6 +64,10 @@ impl Options {
                 "--only" => options.only.push(value()?),
                 "--contender" => options.contenders.push(value()?),
                 "--out" => options.out = Some(value()?.into()),
+                "--help" | "-h" => {
+                    println!("{USAGE}");
+                    std::process::exit(0);
+                }
                 _ => return Err(format!("unknown argument {arg}\n{USAGE}").into()),
             }
         }

@@ -22,9 +22,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     if options.wants("embedded") {
         embedded::run(&mut report, &pace, rounds).await?;
     }
-    if options.wants(safety::TRIAL) {
-        safety::run(&server, &mut report, &pace, rounds).await?;
-    }
+    safety::run(&options, &server, &mut report, &pace, rounds).await?;
     if options.wants(through::TRIAL) {
         through::run(&server, &mut report, &pace, rounds).await?;
     }

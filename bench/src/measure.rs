@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 
@@ -39,6 +40,9 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
+    const NOTHING: Self =
+        Self { operations: 0, wall: Duration::ZERO, cpu: Duration::ZERO, commands_per_read: 0.0 };
+
     pub(crate) fn per_second(&self) -> f64 {
         self.operations as f64 / self.wall.as_secs_f64()
     }
@@ -131,6 +135,24 @@ where
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// One round of contenders that are compared closely, each of them the sum of so many slices: they differ by less than the
+/// machine does from one second to the next, so they take turns quickly, and nobody always runs first.
+pub(crate) async fn in_turns<'a>(
+    contenders: usize,
+    turn: usize,
+    slices: usize,
+    run: impl Fn(usize) -> BoxFuture<'a, Result<Sample>>,
+) -> Result<Vec<Sample>> {
+    let mut sums = vec![Sample::NOTHING; contenders];
+    for slice in 0..slices {
+        for place in 0..contenders {
+            let at = (place + slice + turn) % contenders;
+            sums[at] += run(at).await?;
+        }
+    }
+    Ok(sums)
 }
 
 /// The value in the middle; of an even number, the upper one.

@@ -12,7 +12,7 @@ use redis::aio::MultiplexedConnection;
 
 use crate::Result;
 use crate::data::{self, LIFE, NEAR, NEAR_NAME, Profile};
-use crate::measure::{Counter, Pace, Sample, round};
+use crate::measure::{Counter, Pace, Sample, in_turns, round};
 use crate::report::Report;
 
 pub(crate) const TRIAL: &str = "get_or_load of a stored 1 KB document, 1 task";
@@ -20,8 +20,7 @@ pub(crate) const TRIAL: &str = "get_or_load of a stored 1 KB document, 1 task";
 const BASELINE: &str = "larder, get_dict";
 const THROUGH: &str = "larder, get_or_load";
 
-/// Into how many slices a round is cut: what is compared differs by less than the machine does from one second to
-/// the next, so the contenders take turns quickly.
+/// Into how many slices a round is cut.
 const SLICES: usize = 10;
 
 /// A slice is this part of a usual span.
@@ -94,19 +93,8 @@ pub(crate) async fn run(
     ];
     let slice = Pace { warm_up: Duration::from_millis(10), span: pace.span / PART };
     for turn in 0..rounds {
-        let nothing = Sample {
-            operations: 0,
-            wall: Duration::ZERO,
-            cpu: Duration::ZERO,
-            commands_per_read: 0.0,
-        };
-        let mut samples = [nothing; 4];
-        for part in 0..SLICES {
-            for place in 0..readers.len() {
-                let at = (place + part) % readers.len();
-                samples[at] += readers[at].1.run(&slice).await?;
-            }
-        }
+        let run = |at: usize| readers[at].1.run(&slice).boxed();
+        let samples = in_turns(readers.len(), turn, SLICES, run).await?;
         for ((name, _), sample) in readers.iter().zip(&samples) {
             report.row(TRIAL, name, turn, sample)?;
         }

@@ -253,7 +253,7 @@ mod tests {
         let (layers, bottom) = (client.store(), client.0.redis.as_ref().unwrap());
         let ping = || Batch::one("ping", Op::Ping);
         let held = [size_of_val(&*layers.run(ping())), size_of_val(&*bottom.run(ping()))];
-        assert!(held[0] <= 608 && held[1] <= 1600, "{held:?}");
+        assert!(held[0] <= 488 && held[1] <= 1600, "{held:?}");
         assert!(size_of_val(&client.get_value("key")) <= 280);
     }
 }

@@ -1,12 +1,14 @@
 //! Deadlines: no call takes longer than it was given.
 
 use std::future;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::task;
+use tokio::task::{Unconstrained, unconstrained};
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::alarm::Alarm;
 use super::{Capabilities, Layer, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Replies};
@@ -36,31 +38,22 @@ impl<S: Layer> Layer for Deadline<S> {
         let deadline = batch.started().checked_add(self.timeout(batch));
         let bounded = deadline.map(|deadline| batch.clone().with_deadline(deadline));
         let batch = bounded.as_ref().unwrap_or(batch);
-        // Called at one place: at two, every call would hold room for both.
         let mut running = pin!(self.inner.call(batch));
-        // The embedded store answers at the first poll: it shall not pay for a timer.
-        if let Poll::Ready(done) =
-            future::poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await
-        {
-            return done;
-        }
-        let Some(deadline) = deadline else { return running.await };
-        // Only a store of the caller's own gets here without a runtime.
-        if let Err(error) = runtime::check("the deadline of a call that waits") {
-            let outcome = if batch.was_sent() { Outcome::Unknown } else { Outcome::NotSent };
-            return Err(error.with_outcome(outcome));
-        }
-        // Not `timeout_at`, which would begin by polling the call a second time. The timer has no part in the task's
-        // budget: a call that used it up shall end in time as well.
-        let mut timer = pin!(task::unconstrained(tokio::time::sleep_until(deadline)));
-        let mut is_polled = true;
+        let mut timer = Timer::Unset;
         future::poll_fn(|cx| {
-            if !std::mem::take(&mut is_polled)
-                && let Poll::Ready(done) = running.as_mut().poll(cx)
-            {
+            if let Poll::Ready(done) = running.as_mut().poll(cx) {
                 return Poll::Ready(done);
             }
-            timer.as_mut().poll(cx).map(|()| Err(overdue(batch, self.timeout(batch))))
+            // The embedded store answers at the first poll: it does not pay for a timer.
+            let Some(deadline) = deadline else { return Poll::Pending };
+            let timeout = self.timeout(batch);
+            timer.poll(deadline, timeout, cx).map(|over| {
+                Err(match over {
+                    Ok(()) => overdue(batch, timeout),
+                    Err(error) if batch.was_sent() => error.with_outcome(Outcome::Unknown),
+                    Err(error) => error.with_outcome(Outcome::NotSent),
+                })
+            })
         })
         .await
     }
@@ -71,6 +64,43 @@ impl<S: Layer> Layer for Deadline<S> {
 
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+/// So long before a deadline the call gets a timer of its own: longer than a busy runtime takes to run the task that rings.
+const OWN: Duration = Duration::from_millis(400);
+
+/// What ends a call in time. Nearly all are answered before they need a timer of their own.
+enum Timer {
+    Unset,
+    Shared(Alarm),
+    // It has no part in the task's budget: a call that used it up shall end in time as well.
+    Own(Pin<Box<Unconstrained<Sleep>>>),
+}
+
+impl Timer {
+    /// Comes at the deadline, or with an error if there is no runtime for a timer: only a store of the caller's own waits
+    /// without one.
+    fn poll(
+        &mut self,
+        deadline: Instant,
+        timeout: Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<()>> {
+        loop {
+            match self {
+                Self::Own(timer) => return timer.as_mut().poll(cx).map(Ok),
+                Self::Shared(alarm) if alarm.keep(cx) => return Poll::Pending,
+                _ => runtime::check("the deadline of a call that waits")?,
+            }
+            match deadline.checked_sub(OWN) {
+                Some(moment) if timeout > OWN && matches!(self, Self::Unset) => {
+                    *self = Self::Shared(Alarm::set(moment, cx));
+                    return Poll::Pending;
+                }
+                _ => *self = Self::Own(Box::pin(unconstrained(sleep_until(deadline)))),
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use crate::error::Result;
 use crate::op::{Batch, Replies};
 
+mod alarm;
 mod breaker;
 mod budget;
 mod credentials;

@@ -69,6 +69,8 @@ impl Patience {
             if pulse.heard() < asked {
                 return;
             }
+            // What arrived for it is not a part of an answer that somebody waits for.
+            pulse.answer();
         }
     }
 
