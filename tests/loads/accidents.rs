@@ -11,7 +11,7 @@ use larder::testing::{RedisServer, Resp};
 use larder::{CacheClient, ErrorKind};
 use tokio::sync::Notify;
 
-use super::workers::Worker;
+use super::workers;
 use super::{Loaded, alone, both, ends, numbers, times};
 
 const FOLLOWERS: usize = 100;
@@ -184,10 +184,10 @@ async fn a_loader_that_is_killed_is_taken_over_once() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
     let rounds = times(200);
-    let mut others = [Worker::start(&server.url()).await, Worker::start(&server.url()).await];
+    let mut others = [workers::start(&server.url()).await, workers::start(&server.url()).await];
     let (mut longest, mut failed) = (Duration::ZERO, 0);
     for round in 0..rounds {
-        let mut doomed = Worker::start(&server.url()).await;
+        let mut doomed = workers::start(&server.url()).await;
         doomed.tell(&format!("load d{round} 60000")).await;
         doomed.answer("loader runs").await;
         for other in &mut others {

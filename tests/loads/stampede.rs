@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use larder::testing::{RedisServer, Resp};
 
-use super::workers::Worker;
+use super::workers;
 use super::{Loaded, alone, both, ends, numbers, times};
+use crate::common::process::Process;
 
 const PROCESSES: usize = 4;
 const TASKS: u64 = 1_000;
 
-async fn workers(server: &RedisServer, count: usize) -> Vec<Worker> {
+async fn workers(server: &RedisServer, count: usize) -> Vec<Process> {
     let mut workers = Vec::new();
     for _ in 0..count {
-        workers.push(Worker::start(&server.url()).await);
+        workers.push(workers::start(&server.url()).await);
     }
     workers
 }
@@ -91,7 +92,7 @@ async fn a_thousand_tasks_in_one_process_cause_one_load() {
 async fn waiters_in_other_processes_have_the_value_within_two_round_trips_of_the_fill() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
-    let [mut loader, mut waiter]: [Worker; 2] =
+    let [mut loader, mut waiter]: [Process; 2] =
         workers(&server, 2).await.try_into().unwrap_or_else(|_| unreachable!());
     let (mut trips, mut late) = (Vec::new(), Vec::new());
     for round in 0..times(500) {

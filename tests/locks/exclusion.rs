@@ -11,7 +11,8 @@ use std::time::Duration;
 use larder::testing::{FaultProxy, RawConnection, RedisServer};
 use tokio::time::Instant;
 
-use crate::workers::{Held, Worker};
+use crate::common::process::Process;
+use crate::workers::{self, Held};
 use crate::{alone, durable, ends, record, times, until};
 
 /// How many contend in each process. The last process is behind a network that breaks.
@@ -52,7 +53,7 @@ impl Display for Contested {
 struct Contest {
     server: RedisServer,
     proxy: FaultProxy,
-    workers: Vec<Worker>,
+    workers: Vec<Process>,
 }
 
 impl Contest {
@@ -61,7 +62,7 @@ impl Contest {
         let mut workers = Vec::new();
         for number in 0..CONTENDERS.len() {
             let url = if number == 3 { proxy.url() } else { server.url() };
-            workers.push(Worker::start(&url).await);
+            workers.push(workers::start(&url).await);
         }
         Self { server, proxy, workers }
     }
@@ -203,7 +204,7 @@ async fn two_guards_of_one_name_are_never_both_valid() {
 async fn two_guards_are_never_both_valid_over_a_server_that_is_killed_and_keeps_what_it_confirmed()
 {
     let _turn = alone().await;
-    let mut contest = Contest::over(durable().await).await;
+    let mut contest = Contest::over(durable(RedisServer::builder()).start().await).await;
     let (started, count) = (Instant::now(), times(20_000));
     contest.begin().await;
     let mut faults = Faults::default();

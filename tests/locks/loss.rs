@@ -7,7 +7,7 @@ use larder::{CacheClient, Loss};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::workers::Worker;
+use crate::workers;
 use crate::{alone, ends, ms, times, until_seen};
 
 /// So many are tried at once: each mostly waits.
@@ -102,7 +102,7 @@ async fn a_process_that_stood_still_past_its_lease_goes_on_without_its_lock() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
     let cache = CacheClient::connect(server.url()).await.unwrap();
-    let mut worker = Worker::start(&server.url()).await;
+    let mut worker = workers::start(&server.url()).await;
     let (mut rounds, mut late) = (0, 0);
     for _ in 0..times(30) {
         worker.tell("work slow 300").await;

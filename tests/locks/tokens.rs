@@ -26,7 +26,7 @@ async fn token_of(lock: &LockBuilder) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_rise_over_releases_expiries_crashes_and_flushed_scripts() {
     let _turn = alone().await;
-    let mut server = durable().await;
+    let mut server = durable(RedisServer::builder()).start().await;
     let (minted, expired, regressed) =
         (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let count = times(100_000);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use larder::CacheClient;
 use larder::testing::RedisServer;
 
-use super::{alone, times};
+use crate::common::{alone, resident, times};
 
 const BUDGET: u64 = 16 << 20;
 const READERS: u64 = 8;
@@ -20,12 +20,6 @@ fn size_of_value(key: u64) -> usize {
         10..100 => 1_000 + (key % 9_000) as usize,
         _ => 100,
     }
-}
-
-/// The memory of this process, in bytes.
-fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

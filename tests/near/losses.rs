@@ -8,25 +8,7 @@ use larder::testing::{FaultProxy, RedisServer, Resp};
 use larder::{CacheClient, ReadFrom};
 
 use super::{QUIET, alone, client, settle, times, until, versions};
-
-/// What the server says of the connections that track.
-pub(crate) async fn tracked(server: &RedisServer) -> Vec<String> {
-    let list = server.command(&["CLIENT", "LIST"]).await.text().unwrap();
-    // `t` among the flags: the connection tracks keys.
-    let flags = |line: &str| {
-        line.split(' ')
-            .find_map(|part| part.strip_prefix("flags=").map(|flags| flags.contains('t')))
-    };
-    list.lines().filter(|line| flags(line) == Some(true)).map(str::to_owned).collect()
-}
-
-/// The identifiers of the connections that track.
-async fn tracking(server: &RedisServer) -> Vec<String> {
-    let id = |line: &str| {
-        line.split(' ').find_map(|part| part.strip_prefix("id=")).unwrap_or_default().to_owned()
-    };
-    tracked(server).await.iter().map(|line| id(line)).collect()
-}
+use crate::common::tracking;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_connection_vouched_for_is_not_served() {
