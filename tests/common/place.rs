@@ -7,6 +7,11 @@ use larder::testing::{
 
 use super::until;
 
+/// For servers without settings of their own.
+pub(crate) fn plain(server: RedisServerBuilder) -> RedisServerBuilder {
+    server
+}
+
 /// How many primaries a cluster has.
 const PRIMARIES: usize = 3;
 

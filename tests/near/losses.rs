@@ -8,6 +8,7 @@ use larder::testing::{FaultProxy, RedisServer, Resp};
 use larder::{CacheClient, ReadFrom};
 
 use super::{QUIET, alone, client, settle, times, until, versions};
+use crate::common::place::{Place, plain};
 use crate::common::tracking;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,15 +135,25 @@ async fn behind_a_black_hole_a_value_is_served_for_two_seconds_at_most() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn answers_that_cross_with_changes_leave_no_stale_entry() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let proxy = FaultProxy::start(server.addr()).await;
-    proxy.to_client().slice(7);
-    let cache = CacheClient::builder().url(proxy.url()).build().unwrap();
+    answers_cross_with_changes(Place::one(plain).await.behind_proxies().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn answers_of_a_cluster_that_cross_with_changes_leave_no_stale_entry() {
+    let _turn = alone().await;
+    answers_cross_with_changes(Place::primaries(plain).await.behind_proxies().await).await;
+}
+
+async fn answers_cross_with_changes(place: Place) {
+    for proxy in place.proxies() {
+        proxy.to_client().slice(7);
+    }
+    let cache = CacheClient::builder().url(place.url()).build().unwrap();
     let values = versions(&cache);
     const KEYS: u64 = 50;
     let (rounds, mut stale) = (times(100_000) / KEYS / 4, 0_u64);
     let near = Arc::new(AtomicU64::new(0));
-    let mut raw = server.connect().await;
+    let mut direct = place.direct().await;
     for round in 1..=rounds {
         let version = round.to_string();
         // Four readers a key race one write each; one of them reads many keys at once.
@@ -164,7 +175,8 @@ async fn answers_that_cross_with_changes_leave_no_stale_entry() {
             }));
         }
         for key in 0..KEYS {
-            raw.command(&["SET", &format!("v:{key}"), &version]).await.unwrap();
+            let key = format!("v:{key}");
+            direct[place.at(&key)].command(&["SET", &key, &version]).await.unwrap();
         }
         for reader in readers {
             reader.await.unwrap();
@@ -180,7 +192,8 @@ async fn answers_that_cross_with_changes_leave_no_stale_entry() {
     }
     let near = near.load(Ordering::Relaxed);
     println!(
-        "P14: {} races over a sliced wire, {near} reads near; stale entries after quiescence: {stale}",
+        "P14{}: {} races over a sliced wire, {near} reads near; stale entries after quiescence: {stale}",
+        place.name(),
         rounds * KEYS * 4
     );
     assert!(near > rounds, "nothing was ever near");

@@ -3,17 +3,21 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::testing::RedisServer;
+use larder::testing::{RedisServer, RedisServerBuilder};
 use larder::{CacheClient, Namespace};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::{alone, times, until};
+use crate::common::place::{Place, plain};
 use crate::common::process::{self, Process, now};
 use crate::common::{tracked, word_of};
 
 /// Enough keys of such a length that the news of them is more than two sockets and the server's limit hold together.
 const KEYS: u64 = 8_000;
 const LENGTH: usize = 1_000;
+
+/// Of one node, if it is a cluster: what one call reads is near, and what one command writes is told, all at once.
+const FAMILY: &str = "{v}";
 
 /// What the server keeps for a connection that does not read.
 const LIMIT: [&str; 4] = ["normal", "1mb", "0", "0"];
@@ -23,7 +27,7 @@ fn key(number: u64) -> String {
 }
 
 fn values(cache: &CacheClient, broadcast: bool) -> Namespace<str, u64> {
-    cache.namespace("v").near(true).broadcast(broadcast).build().unwrap()
+    cache.namespace(FAMILY).near(true).broadcast(broadcast).build().unwrap()
 }
 
 /// Another process that reads all the time.
@@ -109,7 +113,7 @@ async fn write(server: &RedisServer, value: u64) {
     for first in (0..KEYS).step_by(500) {
         let mut set = vec!["MSET".to_owned()];
         for number in first..(first + 500).min(KEYS) {
-            set.extend([format!("v:{}", key(number)), value.to_string()]);
+            set.extend([format!("{FAMILY}:{}", key(number)), value.to_string()]);
         }
         assert!(!writer.command(&set).await.unwrap().is_error());
     }
@@ -131,53 +135,63 @@ async fn kept_back(server: &RedisServer) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stood_still_during_a_flood_serves_nothing_old_when_it_goes_on() {
     let _turn = alone().await;
-    let rounds = times(10);
-    for (how, broadcast, limited) in
-        [("by key", false, true), ("by prefix", true, true), ("by key", false, false)]
-    {
-        let server = match limited {
-            true => LIMIT.iter().fold(
-                RedisServer::builder().arg("--client-output-buffer-limit"),
-                |server, word| server.arg(*word),
-            ),
-            false => RedisServer::builder(),
-        };
-        let server = server.start().await;
-        write(&server, 0).await;
-        let mut reader = reader(&server.url(), broadcast).await;
-        let (mut longest, mut stale, mut most, mut reads) = (Duration::ZERO, 0, 0, 0);
-        for round in 1..=rounds {
-            ask(&mut reader, "fill").await;
-            reader.stop().await;
-            write(&server, 2 * round).await;
-            if limited {
-                until("the server gives the reader up", async || {
-                    given_up(&server) == round && tracked(&server).await.is_empty()
-                })
-                .await;
-            }
-            most = most.max(kept_back(&server).await);
-            // With a limit nobody is left to tell of this one.
-            write(&server, 2 * round + 1).await;
-            let from = now();
-            reader.go_on().await;
-            let answered = ask(&mut reader, "answered").await[0];
-            let check = format!("check {}", 2 * round + 1);
-            let [old, last, count] = ask(&mut reader, &check).await[..] else {
-                panic!("a check has three numbers");
-            };
-            stale += old + u64::from(last > answered);
-            reads += count;
-            longest = longest.max(Duration::from_nanos(last.saturating_sub(from)));
-        }
-        let limit = if limited { LIMIT.join(" ") } else { "none".to_owned() };
-        println!(
-            "P16: flood of {} changes at a paused reader, told {how}, limit {limit}: {rounds} times, {} connections given up by the server, {most} bytes kept back, {reads} reads, the last old one {longest:?} after it went on, {stale} stale",
-            2 * KEYS,
-            given_up(&server)
-        );
-        assert_eq!(given_up(&server), if limited { rounds } else { 0 });
-        assert!(limited || most > 1_000_000, "the reader had room for everything");
-        assert_eq!(stale, 0);
+    for (how, broadcast) in [("by key", false), ("by prefix", true)] {
+        a_reader_stands_still(Place::one(limited).await, how, broadcast, true).await;
     }
+    a_reader_stands_still(Place::one(plain).await, "by key", false, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_a_cluster_that_stood_still_during_a_flood_serves_nothing_old() {
+    let _turn = alone().await;
+    for (how, broadcast) in [("by key", false), ("by prefix", true)] {
+        a_reader_stands_still(Place::primaries(limited).await, how, broadcast, true).await;
+    }
+}
+
+fn limited(server: RedisServerBuilder) -> RedisServerBuilder {
+    let server = server.arg("--client-output-buffer-limit");
+    LIMIT.iter().fold(server, |server, word| server.arg(*word))
+}
+
+async fn a_reader_stands_still(place: Place, how: &str, broadcast: bool, limited: bool) {
+    let rounds = times(10);
+    let server = &place.nodes()[place.at(FAMILY)];
+    write(server, 0).await;
+    let mut reader = reader(&place.url(), broadcast).await;
+    let (mut longest, mut stale, mut most, mut reads) = (Duration::ZERO, 0, 0, 0);
+    for round in 1..=rounds {
+        ask(&mut reader, "fill").await;
+        reader.stop().await;
+        write(server, 2 * round).await;
+        if limited {
+            until("the server gives the reader up", async || {
+                given_up(server) == round && tracked(server).await.is_empty()
+            })
+            .await;
+        }
+        most = most.max(kept_back(server).await);
+        // With a limit nobody is left to tell of this one.
+        write(server, 2 * round + 1).await;
+        let from = now();
+        reader.go_on().await;
+        let answered = ask(&mut reader, "answered").await[0];
+        let check = format!("check {}", 2 * round + 1);
+        let [old, last, count] = ask(&mut reader, &check).await[..] else {
+            panic!("a check has three numbers");
+        };
+        stale += old + u64::from(last > answered);
+        reads += count;
+        longest = longest.max(Duration::from_nanos(last.saturating_sub(from)));
+    }
+    let limit = if limited { LIMIT.join(" ") } else { "none".to_owned() };
+    println!(
+        "P16{}: flood of {} changes at a paused reader, told {how}, limit {limit}: {rounds} times, {} connections given up by the server, {most} bytes kept back, {reads} reads, the last old one {longest:?} after it went on, {stale} stale",
+        place.name(),
+        2 * KEYS,
+        given_up(server)
+    );
+    assert_eq!(given_up(server), if limited { rounds } else { 0 });
+    assert!(limited || most > 1_000_000, "the reader had room for everything");
+    assert_eq!(stale, 0);
 }
