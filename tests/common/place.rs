@@ -129,6 +129,11 @@ impl Place {
         all
     }
 
+    /// A connection to the server of a key.
+    pub(crate) async fn direct_to(&self, key: &str) -> RawConnection {
+        self.nodes()[self.at(key)].connect().await
+    }
+
     /// For each server the first numbers whose keys `{prefix}{number}` it serves.
     pub(crate) fn numbers(&self, prefix: &str, each: usize) -> Vec<Vec<u64>> {
         let mut numbers = vec![Vec::new(); self.nodes().len()];
@@ -193,9 +198,26 @@ async fn names_all(node: &RedisServer, proxies: &[FaultProxy]) -> bool {
     proxies.iter().all(named)
 }
 
-/// Both stores, by name. The server lives as long as what is given.
-pub(crate) async fn both() -> (RedisServer, [(&'static str, CacheClient); 2]) {
-    let server = RedisServer::start().await;
-    let redis = CacheClient::connect(server.url()).await.unwrap();
-    (server, [("Redis", redis), ("embedded", CacheClient::memory())])
+/// What stands behind [`stores`]: it lives as long as they are used.
+pub(crate) struct Behind {
+    server: Place,
+    cluster: Place,
+}
+
+/// Every store, by name: a server, a cluster, and the embedded one.
+pub(crate) async fn stores() -> (Behind, [(&'static str, CacheClient); 3]) {
+    let behind = Behind { server: Place::one(plain).await, cluster: Place::cluster(plain).await };
+    let (server, cluster) = (behind.server.client().await, behind.cluster.client().await);
+    (behind, [("Redis", server), ("cluster", cluster), ("embedded", CacheClient::memory())])
+}
+
+impl Behind {
+    /// Another client of a store; of the embedded one it is the same.
+    pub(crate) async fn another(&self, store: &str, cache: &CacheClient) -> CacheClient {
+        match store {
+            "Redis" => self.server.client().await,
+            "cluster" => self.cluster.client().await,
+            _ => cache.clone(),
+        }
+    }
 }

@@ -15,7 +15,7 @@ mod workers;
 use std::io::Error as IoError;
 use std::time::Duration;
 
-use common::place::both;
+use common::place::stores;
 use common::{alone, ends, times};
 use larder::{CacheClient, Namespace};
 

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use larder::store::MemoryStore;
-use larder::testing::{Fault, Faulty};
+use larder::testing::{Fault, Faulty, RedisServer};
 use larder::{CacheClient, ErrorKind, LockOptions, Loss};
 
-use crate::{alone, both, ends};
+use crate::{alone, ends, stores};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_and_a_plain_lock_of_the_same_key_exclude_each_other() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let lock = cache.lock("report").wait(Duration::from_millis(50));
         let guard = lock.acquire().await.unwrap();
@@ -40,7 +40,7 @@ async fn a_guard_and_a_plain_lock_of_the_same_key_exclude_each_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_outlives_its_lease_by_renewing_it_and_stops_when_it_is_released() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let lock = cache.lock("long").lease(Duration::from_millis(90));
         let guard = lock.acquire().await.unwrap();
@@ -61,7 +61,7 @@ async fn a_guard_outlives_its_lease_by_renewing_it_and_stops_when_it_is_released
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_is_told_that_its_lock_was_deleted_and_what_it_runs_is_dropped() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let guard = cache.lock("x").lease(Duration::from_millis(300)).acquire().await.unwrap();
         cache.delete_key("lock:x").await.unwrap();
@@ -80,7 +80,8 @@ async fn a_holder_is_told_that_its_lock_was_deleted_and_what_it_runs_is_dropped(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_is_woken_by_the_release_in_another_client() {
     let _turn = alone().await;
-    let (server, [(_, one), _]) = both().await;
+    let server = RedisServer::start().await;
+    let one = larder::CacheClient::connect(server.url()).await.unwrap();
     let two = larder::CacheClient::connect(server.url()).await.unwrap();
     let mut waits = Vec::new();
     for _ in 0..50 {

@@ -18,7 +18,7 @@ mod tokens;
 mod wakeups;
 mod workers;
 
-use common::place::both;
+use common::place::stores;
 use common::{HANGS, alone, cpu_time, durable, ends, gone, ms, quantile, times, until, until_seen};
 
 /// The record of a named lock: its token, its last holder's label.
