@@ -6,7 +6,9 @@ use larder::store::MemoryStore;
 use larder::testing::{Fault, Faulty, RedisServer};
 use larder::{CacheClient, ErrorKind, LockOptions, Loss};
 
-use crate::{alone, ends, stores};
+use crate::{alone, ends, stores, times};
+
+const MILLI: Duration = Duration::from_millis(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_and_a_plain_lock_of_the_same_key_exclude_each_other() {
@@ -75,6 +77,33 @@ async fn a_holder_is_told_that_its_lock_was_deleted_and_what_it_runs_is_dropped(
         let stats = cache.stats().locks;
         assert_eq!((stats.lost, stats.refused_releases), (1, 1), "{store}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_is_not_polled_again_once_its_lock_is_known_to_be_lost() {
+    let _turn = alone().await;
+    let cache = CacheClient::memory();
+    let lock = cache.lock("x").lease(Duration::from_millis(100)).renew_every(MILLI * 2);
+    let (rounds, mut most) = (times(5_000), 0);
+    for _ in 0..rounds {
+        let guard = lock.acquire().await.unwrap();
+        let (watcher, mut late) = (guard.watcher(), 0);
+        // The next renewal finds that out, in a thread of its own.
+        cache.delete_key("lock:x").await.unwrap();
+        let work = std::future::poll_fn(|cx| {
+            late += u64::from(!watcher.is_valid());
+            // Busy work: it is ready to go on whenever it is asked.
+            cx.waker().wake_by_ref();
+            std::task::Poll::<()>::Pending
+        });
+        let error = ends("run", guard.run(work)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LockLost);
+        most = most.max(late);
+    }
+    println!(
+        "P22: {rounds} works under a lock that was deleted, polled after it was known: {most} times at most"
+    );
+    assert!(most <= 1, "the end may fall into a poll; no other begins after it: {most}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
