@@ -146,7 +146,7 @@ fn client(cluster: &RedisCluster) -> CacheClient {
 }
 
 /// The replica of a primary, or the other way round: nodes are started in that order.
-fn partner(at: usize) -> usize {
+pub(super) fn partner(at: usize) -> usize {
     (at + 3) % 6
 }
 

@@ -6,7 +6,9 @@ mod bad_clusters;
 #[path = "../common/mod.rs"]
 mod common;
 mod failover;
+mod loads;
 mod locks;
+mod lost_locks;
 mod methods;
 mod moving;
 mod near;
