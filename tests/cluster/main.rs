@@ -1,6 +1,7 @@
 //! A cluster of three primaries and three replicas: everything works there, and stays invisible while slots move and
-//! nodes go. Every test prints the figure of its promise (P11, P12), and asserts that what it tried really happened.
-//! `LARDER_FULL=1` runs the full counts.
+//! nodes go. Every test prints the figure of its promise, and asserts that what it tried really happened. `LARDER_FULL=1` runs
+//! the full counts. What a cluster does as a single server does is tried in the suites of the near cache, of loads and of
+//! locks, and in `tests/faults`.
 
 mod bad_clusters;
 #[path = "../common/mod.rs"]
