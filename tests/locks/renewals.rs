@@ -45,8 +45,12 @@ struct Seen {
     life: Duration,
 }
 
-/// What was sent before it was given up may still arrive for so long: less than until another renewal would come.
-const UNDER_WAY: Duration = Duration::from_millis(8);
+/// How often a guard is renewed that is given up.
+const EVERY: Duration = Duration::from_millis(30);
+
+/// What was sent before it was given up may still arrive for so long, on a busy machine: less than until another renewal would
+/// come.
+const UNDER_WAY: Duration = Duration::from_millis(25);
 
 /// Looks at a key over a connection of its own until it is gone, and for `quiet` after that. A time to live that rises is
 /// somebody who renews, or takes it once more.
@@ -229,16 +233,14 @@ async fn guards_are_parted_with(place: Arc<Place>) {
                 let mut seen = Vec::new();
                 for number in 0..times(400) / AT_ONCE + 1 {
                     let name = format!("g{task}-{number}-{end:?}");
-                    let lock =
-                        cache.lock(&name).lease(LEASE).renew_every(Duration::from_millis(10));
+                    let lock = cache.lock(&name).lease(LEASE).renew_every(EVERY);
                     let guard = lock.acquire().await.unwrap();
                     // A renewal is due, under way or done.
-                    let pause = Duration::from_micros(fastrand::u64(..40_000));
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(EVERY.mul_f64(fastrand::f64() * 3.0)).await;
                     let ended = part_with(guard, end).await;
                     let key = format!("lock:{name}");
                     // Longer than several renewals would take to come.
-                    let quiet = Duration::from_millis(40);
+                    let quiet = EVERY * 3;
                     let direct = &mut direct[place.at(&key)];
                     seen.push((ended, watch(direct, &key, quiet).await));
                 }
