@@ -52,13 +52,18 @@ async fn values_expire(place: Place) {
             ends = Instant::now() + Duration::from_millis(20);
         }
         assert!(ends > sent);
-        while values.get(&key).await.unwrap().is_some() {
+        // How late the last read began that still gave it: not how long the machine took to answer.
+        loop {
+            let began = Instant::now();
+            if values.get(&key).await.unwrap().is_none() {
+                break;
+            }
+            longest = longest.max(began.saturating_duration_since(ends));
             tokio::task::yield_now().await;
         }
-        longest = longest.max(Instant::now().saturating_duration_since(ends));
     }
     println!(
-        "P17{}: {rounds} values of 50 to 230 ms, half of them shortened: gone {longest:?} late at most",
+        "P17{}: {rounds} values of 50 to 230 ms, half of them shortened: served {longest:?} late at most",
         place.name()
     );
     assert!(longest < Duration::from_millis(100), "{longest:?}");
