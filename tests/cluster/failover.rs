@@ -102,8 +102,8 @@ struct Figures {
 impl Figures {
     /// Counts what became of the pushes of a round.
     async fn count(&mut self, cluster: &RedisCluster, list: &str, tally: Tally) {
-        // All that was pushed in one answer, half a million elements of the longest run: reading them takes a build without
-        // optimisation longer than the deadline of the calls that were tried.
+        // All that was pushed in one answer: reading some hundred thousand elements takes a build without optimisation longer
+        // than the deadline of the calls that were tried.
         let patient = CacheClient::builder().url(cluster.url()).deadline(HANGS).build().unwrap();
         let asked = Instant::now();
         let found = patient.get_list(list).await.unwrap();

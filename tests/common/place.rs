@@ -45,7 +45,7 @@ impl Place {
         Self { servers: Servers::Cluster(cluster), proxies: Vec::new() }
     }
 
-    /// With a proxy in front of each server, to which clients are sent. Replicas would be as well: a cluster has none.
+    /// With a proxy in front of each server, to which clients are sent. Not for replicas, who would be sent there as well.
     pub(crate) async fn behind_proxies(mut self) -> Self {
         let addresses: Vec<_> = self.servers().iter().map(RedisServer::addr).collect();
         for address in addresses {
