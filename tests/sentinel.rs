@@ -1,36 +1,21 @@
 //! Sentinels, real ones: the primary is found, and found again. P12, and bad input 27 as far as sentinels go.
 //! `LARDER_FULL=1` runs more failovers.
 
+mod common;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::{alone, full, until};
 use larder::testing::{RedisServer, Resp, Scripted, ScriptedServer};
 use larder::{CacheClient, Direction, ErrorKind, Outcome};
-use tokio::sync::{Mutex, MutexGuard};
 
 const NAME: &str = "cache";
-const HANGS: Duration = Duration::from_secs(30);
 
-/// The figures of these tests are times: one test at a time has the machine.
-async fn alone() -> MutexGuard<'static, ()> {
-    static TURN: std::sync::LazyLock<Mutex<()>> = std::sync::LazyLock::new(Mutex::default);
-    TURN.lock().await
-}
-
-fn rounds(full: usize, usual: usize) -> usize {
-    let all = std::env::var_os("LARDER_FULL").is_some_and(|set| set == "1");
-    if all { full } else { usual }
-}
-
-/// Looks again and again at a state that announces itself nowhere.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + HANGS;
-    while !holds().await {
-        assert!(Instant::now() < end, "{what}: never");
-        tokio::time::sleep(Duration::from_millis(5)).await; // polled
-    }
+fn rounds(all: usize, usual: usize) -> usize {
+    if full() { all } else { usual }
 }
 
 /// A primary, its replica, and three sentinels.

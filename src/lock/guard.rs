@@ -141,9 +141,14 @@ impl State {
         async move {
             let mut told = pin!(over.wait_for(Option::is_some));
             let seen = poll_fn(|cx| {
-                // The clock first: a process that stood still goes on here before its timers do.
+                // The clock first: a process that stood still goes on here before its timers do. And what is known counts, though
+                // the thread that found it out may not have got to tell anybody.
                 state.valid_for();
-                told.as_mut().poll(cx).map(|over| over.ok().and_then(|over| *over))
+                let known = *state.over.borrow();
+                match known {
+                    Some(_) => Poll::Ready(known),
+                    None => told.as_mut().poll(cx).map(|over| over.ok().and_then(|over| *over)),
+                }
             })
             .await;
             seen.unwrap_or(Loss::Released)

@@ -64,6 +64,8 @@ impl RedisCluster {
             let server = server.arg("--cluster-node-timeout").arg(&timeout);
             // No primary has so many replicas that it gives one away.
             let server = server.arg("--cluster-migration-barrier").arg("1000");
+            // A replica that has heard nothing of its primary yet is not listed: by default the first word comes after ten seconds.
+            let server = server.arg("--repl-ping-replica-period").arg("1");
             let mut server = set(server.arg("--repl-diskless-sync-delay").arg("0"));
             if server.speaks_tls() {
                 // Among themselves as well: only then do they tell clients of those ports.

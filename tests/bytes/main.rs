@@ -1,6 +1,8 @@
 //! P29: no bytes from outside make a reader panic, hang, or allocate more than they are worth. The targets are those of
 //! `fuzz/`, for a few seconds each; `./check fuzz` feeds them for longer. `LARDER_FULL=1` does so for a minute each.
 
+#[path = "../common/mod.rs"]
+mod common;
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod crate_of_fuzz;
@@ -8,6 +10,7 @@ mod replies;
 
 use std::time::Duration;
 
+use common::full;
 use crate_of_fuzz::drive::{Heap, drive};
 use crate_of_fuzz::targets::TARGETS;
 use peak_alloc::PeakAlloc;
@@ -21,11 +24,6 @@ static TURN: Mutex<()> = Mutex::const_new(());
 
 async fn alone() -> MutexGuard<'static, ()> {
     TURN.lock().await
-}
-
-/// Whether the full counts were asked for.
-fn full() -> bool {
-    std::env::var_os("LARDER_FULL").is_some_and(|set| set == "1")
 }
 
 fn begin() -> usize {

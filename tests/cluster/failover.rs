@@ -11,6 +11,7 @@ use larder::{CacheClient, Direction, Error, ErrorKind, Outcome};
 use tokio::task::JoinSet;
 
 use super::{alone, ms, times, until};
+use crate::common::HANGS;
 
 const WRITERS: usize = 8;
 const DEADLINE: Duration = Duration::from_millis(500);
@@ -94,12 +95,19 @@ struct Figures {
     read_only: usize,
     kinds: HashMap<(ErrorKind, Outcome), usize>,
     applied_although_refused: usize,
+    // The longest list that was read in the end, and how long that took.
+    looked: (usize, Duration),
 }
 
 impl Figures {
     /// Counts what became of the pushes of a round.
-    async fn count(&mut self, cache: &CacheClient, list: &str, tally: Tally) {
-        let found = cache.get_list(list).await.unwrap();
+    async fn count(&mut self, cluster: &RedisCluster, list: &str, tally: Tally) {
+        // All that was pushed in one answer: reading some hundred thousand elements takes a build without optimisation longer
+        // than the deadline of the calls that were tried.
+        let patient = CacheClient::builder().url(cluster.url()).deadline(HANGS).build().unwrap();
+        let asked = Instant::now();
+        let found = patient.get_list(list).await.unwrap();
+        self.looked = self.looked.max((found.len(), asked.elapsed()));
         let there: HashSet<&String> = found.iter().collect();
         self.acked += tally.acked.len();
         self.lost += tally.acked.iter().filter(|(_, id)| !there.contains(id)).count();
@@ -116,7 +124,7 @@ impl Figures {
         self.resumed.sort_unstable();
         println!(
             "P12 cluster: {what}, {} times: resumed {:.0} / {:.0} ms (p50/max) after the promotion; READONLY seen {}; {} \
-             pushes acked, {} acked but lost, {} doubled; errors {:?}",
+             pushes acked, {} acked but lost, {} doubled; errors {:?}; {} elements read in {:.0?}",
             self.resumed.len(),
             ms(self.resumed[self.resumed.len() / 2]),
             ms(*self.resumed.last().unwrap()),
@@ -124,7 +132,9 @@ impl Figures {
             self.acked,
             self.lost,
             self.doubled,
-            self.kinds
+            self.kinds,
+            self.looked.0,
+            self.looked.1
         );
         assert!(*self.resumed.last().unwrap() < Duration::from_secs(2), "{:?}", self.resumed);
         assert_eq!((self.read_only, self.doubled, self.applied_although_refused), (0, 0, 0));
@@ -136,7 +146,7 @@ fn client(cluster: &RedisCluster) -> CacheClient {
 }
 
 /// The replica of a primary, or the other way round: nodes are started in that order.
-fn partner(at: usize) -> usize {
+pub(super) fn partner(at: usize) -> usize {
     (at + 3) % 6
 }
 
@@ -159,7 +169,7 @@ async fn a_replica_that_is_asked_to_takes_over_without_a_gap() {
         figures.resumed.push(load.resumed(Instant::now()).await);
     }
     let tally = load.end().await;
-    figures.count(&cache, list, tally).await;
+    figures.count(&cluster, list, tally).await;
     figures.print("CLUSTER FAILOVER");
     assert_eq!(figures.lost, 0, "a failover on request loses nothing");
 }
@@ -191,7 +201,7 @@ async fn calls_are_back_after_a_primary_was_killed() {
         cluster.owner(RedisCluster::slot(&list)).await;
         load.works().await;
         let tally = load.end().await;
-        figures.count(&cache, &list, tally).await;
+        figures.count(&cluster, &list, tally).await;
     }
     figures.print("a primary killed");
     assert!(!figures.kinds.is_empty(), "nobody noticed that a primary was gone");
@@ -222,7 +232,7 @@ async fn a_primary_that_was_stopped_and_comes_back_as_one_is_not_written_to() {
         })
         .await;
         let tally = load.end().await;
-        figures.count(&cache, &list, tally).await;
+        figures.count(&cluster, &list, tally).await;
     }
     figures.print("a primary stopped and continued");
 }

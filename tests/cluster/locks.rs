@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use larder::CacheClient;
-use larder::testing::{RedisCluster, RedisServer};
+use larder::testing::RedisCluster;
 use tokio::task::JoinSet;
 
-use super::near::tracking;
 use super::{alone, client, ms, times, until};
+use crate::common::{calls, quantile, tracking};
 
 /// Locks that are held again and again, all of them by both clients.
 const LOCKS: usize = 8;
@@ -155,13 +155,6 @@ async fn locks_are_held_renewed_and_waited_for_while_their_slots_move() {
     assert!(refused[0] > 0 && refused[1] + refused[2] > 0, "{refused:?}");
 }
 
-/// How many scripts a node ran.
-async fn scripts(node: &RedisServer) -> u64 {
-    let info = node.command(&["INFO", "commandstats"]).await.text().unwrap_or_default();
-    let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_eval:calls="));
-    calls.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiter_on_any_node_is_woken_and_a_lost_connection_delays_it_a_little() {
     let _turn = alone().await;
@@ -173,10 +166,10 @@ async fn a_waiter_on_any_node_is_woken_and_a_lost_connection_delays_it_a_little(
         let owner = cluster.owner(RedisCluster::slot(format!("lock:{name}"))).await;
         let node = &cluster.nodes()[owner];
         let guard = clients[0].lock(&name).acquire().await.unwrap();
-        let before = scripts(node).await;
+        let before = calls(node, "eval").await;
         let lock = clients[1].lock(&name).wait(Duration::from_secs(20));
         let waiter = tokio::spawn(async move { (lock.acquire().await, Instant::now()) });
-        until("the waiter asked", async || scripts(node).await > before).await;
+        until("the waiter asked", async || calls(node, "eval").await > before).await;
         let lose = round % 3 == 0;
         if lose {
             // Over which it would be woken; not those over which the lock is given back.
@@ -194,17 +187,16 @@ async fn a_waiter_on_any_node_is_woken_and_a_lost_connection_delays_it_a_little(
     }
     woken.sort_unstable();
     after_loss.sort_unstable();
-    let at = |all: &[Duration], share: f64| all[(all.len() as f64 * share) as usize];
     println!(
         "P26 cluster: {} waiters on three nodes woken {:.1} / {:.1} ms (p50/p99) after the release; {} whose node's \
          tracked connections were lost ({killed} killed): {:.0} ms at most",
         woken.len(),
-        ms(at(&woken, 0.5)),
-        ms(at(&woken, 0.99)),
+        ms(quantile(&woken, 0.5)),
+        ms(quantile(&woken, 0.99)),
         after_loss.len(),
         ms(*after_loss.last().unwrap()),
     );
-    assert!(at(&woken, 0.99) < Duration::from_millis(50), "{woken:?}");
+    assert!(quantile(&woken, 0.99) < Duration::from_millis(50), "{woken:?}");
     assert!(*after_loss.last().unwrap() < Duration::from_millis(1_500), "{after_loss:?}");
     assert!(killed >= after_loss.len() as i64);
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use larder::op::{Batch, Fetched, Lane, Op, Vouch};
 use larder::store::{RedisStore, Store};
-use larder::testing::{RedisCluster, RedisServer, Resp};
+use larder::testing::{RedisCluster, Resp};
 use larder::{CacheClient, Key, Namespace, ReadFrom};
 
 use super::{alone, client, ms, one_for_each_slot, times, until};
+use crate::common::tracking;
 
 const KEYS: u64 = 60;
 
@@ -45,16 +46,6 @@ async fn settle(values: &Namespace<u64, u64>) {
         })
         .await;
     }
-}
-
-/// The identifiers of the connections to a node that track.
-pub(super) async fn tracking(node: &RedisServer) -> Vec<String> {
-    let list = node.command(&["CLIENT", "LIST"]).await.text().unwrap();
-    let part = |line: &str, name: &str| {
-        line.split(' ').find_map(|part| part.strip_prefix(name).map(str::to_owned))
-    };
-    let tracks = |line: &&str| part(line, "flags=").is_some_and(|flags| flags.contains('t'));
-    list.lines().filter(tracks).filter_map(|line| part(line, "id=")).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ use larder::{CacheClient, ReadPreference};
 use tokio::task::JoinSet;
 
 use super::{alone, ms, times, until};
+use crate::common::calls;
 
 const KEYS: u64 = 60;
 const DEADLINE: Duration = Duration::from_millis(800);
@@ -18,14 +19,6 @@ fn client(cluster: &RedisCluster) -> CacheClient {
         .deadline(DEADLINE)
         .build()
         .unwrap()
-}
-
-/// How often a server was asked for a command.
-async fn calls(server: &RedisServer, command: &str) -> u64 {
-    let stats = server.command(&["INFO", "commandstats"]).await.text().unwrap();
-    let start = format!("cmdstat_{command}:calls=");
-    let calls = stats.lines().find_map(|line| line.strip_prefix(&start));
-    calls.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
 }
 
 /// The same of the primaries, and of the replicas.

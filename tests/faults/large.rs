@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::{alone, full, ms, quantile};
+use crate::{alone, full, ms, quantile, until};
 
 const BYTES: usize = 10 << 20;
 const SMALL: usize = 1 << 10;
@@ -109,14 +109,6 @@ impl Way {
     fn release(&self) -> u64 {
         self.most.send_replace(None);
         self.held.load(Ordering::SeqCst)
-    }
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let hangs = Instant::now() + Duration::from_secs(20);
-    while !holds().await {
-        assert!(Instant::now() < hangs, "{what}: not within 20 s");
-        tokio::time::sleep(Duration::from_millis(1)).await; // polled
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::{alone, full, ms, quantile};
+use crate::{alone, full, ms, quantile, resident, until};
 
 const URL: &str = "LARDER_OVERLOAD_URL";
 const SECONDS: &str = "LARDER_OVERLOAD_SECONDS";
@@ -29,20 +29,6 @@ const TASKS: usize = 10_000;
 /// For how long the server stands still. A silent connection is given up within it, and another one is dialled.
 fn stop() -> Duration {
     Duration::from_secs(if full() { 60 } else { 6 })
-}
-
-/// The memory of this process that is in use, in bytes.
-fn rss() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let hangs = Instant::now() + Duration::from_secs(20);
-    while !holds().await {
-        assert!(Instant::now() < hangs, "{what}: not within 20 s");
-        tokio::time::sleep(Duration::from_millis(1)).await; // polled
-    }
 }
 
 /// What came of the calls of the flood.
@@ -108,13 +94,13 @@ async fn a_flood_in_a_process_of_its_own() {
     println!("> ready");
     let mut input = BufReader::new(tokio::io::stdin()).lines();
     assert_eq!(input.next_line().await.unwrap().as_deref(), Some("flood"));
-    let start = rss();
+    let start = resident();
     let (peak, done) = (Arc::new(AtomicU64::new(start)), Arc::new(AtomicBool::new(false)));
     let watching = std::thread::spawn({
         let (peak, done) = (Arc::clone(&peak), Arc::clone(&done));
         move || {
             while !done.load(Ordering::SeqCst) {
-                peak.fetch_max(rss(), Ordering::SeqCst);
+                peak.fetch_max(resident(), Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(5)); // a sampler
             }
         }

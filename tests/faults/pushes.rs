@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::testing::{Cut, RedisServerBuilder};
+use larder::testing::Cut;
 use larder::{CacheClient, Direction, ErrorKind, Outcome};
 use tokio::task::JoinSet;
 
-use crate::place::Place;
-use crate::{alone, full};
+use crate::Place;
+use crate::{alone, durable, full};
 
 const WRITERS: usize = 32;
 /// Of a cluster, each node has some.
@@ -123,22 +123,23 @@ async fn disturb(place: &mut Place, progress: &Progress, (rounds, goal): (u32, i
     faults
 }
 
-fn durable(server: RedisServerBuilder) -> RedisServerBuilder {
-    server.arg("--appendonly").arg("yes").arg("--appendfsync").arg("always")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_pushes_are_there_once_and_refused_ones_never() {
     let _turn = alone().await;
     let wanted = if full() { (100, 100_000) } else { (8, 20_000) };
-    pushes_are_there_once("", Place::one(durable).await, wanted).await;
+    pushes_are_there_once("", Place::one(durable).await.behind_proxies().await, wanted).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_pushes_to_a_cluster_are_there_once_and_refused_ones_never() {
     let _turn = alone().await;
     let wanted = if full() { (100, 100_000) } else { (6, 10_000) };
-    pushes_are_there_once(" cluster of three", Place::cluster(durable).await, wanted).await;
+    pushes_are_there_once(
+        " cluster of three",
+        Place::primaries(durable).await.behind_proxies().await,
+        wanted,
+    )
+    .await;
 }
 
 async fn pushes_are_there_once(name: &str, mut place: Place, (rounds, goal): (u32, i64)) {

@@ -10,7 +10,7 @@ use larder::testing::{FaultProxy, RedisServer};
 use larder::{CacheClient, Direction, Outcome};
 use tokio::task::JoinSet;
 
-use crate::{alone, full, ms, quantile};
+use crate::{alone, cpu_time, full, ms, quantile};
 
 const CALLERS: usize = 16;
 
@@ -29,14 +29,6 @@ async fn keep_calling(cache: CacheClient, caller: usize, failed: Failed, done: A
         let _ = cache.get_value("key").await;
         tokio::time::sleep(Duration::from_millis(5)).await; // a pace, so that what is measured is not the load
     }
-}
-
-/// User and system time of this process, in clock ticks of 10 ms.
-pub(crate) fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("this figure needs Linux");
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
 }
 
 /// How long it takes until a call succeeds.

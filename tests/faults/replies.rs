@@ -12,7 +12,7 @@ use larder::CacheClient;
 use larder::testing::Cut;
 use tokio::task::JoinSet;
 
-use crate::place::Place;
+use crate::Place;
 use crate::{alone, full};
 
 const TASKS: u64 = 64;
@@ -186,7 +186,7 @@ fn pooled(place: &Place) -> CacheClient {
 async fn no_reply_reaches_another_call_on_the_own_connection() {
     let _turn = alone().await;
     // What is not dropped is 100,000 and more.
-    let place = Place::one(|server| server).await;
+    let place = Place::one(|server| server).await.behind_proxies().await;
     let longest = Duration::from_millis(5);
     replies_meet_their_calls("multiplexed", &place, multiplexed, 2400, longest).await;
 }
@@ -194,7 +194,7 @@ async fn no_reply_reaches_another_call_on_the_own_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_reply_reaches_another_call_on_a_cluster() {
     let _turn = alone().await;
-    let place = Place::cluster(|server| server).await;
+    let place = Place::primaries(|server| server).await.behind_proxies().await;
     let calls = if full() { 2400 } else { 400 };
     let longest = Duration::from_millis(5);
     replies_meet_their_calls("cluster of three", &place, multiplexed, calls, longest).await;
@@ -204,7 +204,7 @@ async fn no_reply_reaches_another_call_on_a_cluster() {
 async fn no_reply_reaches_another_call_through_a_pool() {
     let _turn = alone().await;
     // A pool pings before it hands a session out: that alone can take two delays.
-    let place = Place::one(|server| server).await;
+    let place = Place::one(|server| server).await.behind_proxies().await;
     let longest = Duration::from_millis(60);
     replies_meet_their_calls("deadpool", &place, pooled, 300, longest).await;
 }
@@ -277,9 +277,9 @@ async fn dropped_at_every_await(
 #[tokio::test]
 async fn a_call_dropped_at_any_await_leaves_the_next_its_own_reply() {
     let _turn = alone().await;
-    let place = Place::one(|server| server).await;
+    let place = Place::one(|server| server).await.behind_proxies().await;
     dropped_at_every_await("multiplexed", &place, multiplexed).await;
     dropped_at_every_await("deadpool", &place, pooled).await;
-    let place = Place::cluster(|server| server).await;
+    let place = Place::primaries(|server| server).await.behind_proxies().await;
     dropped_at_every_await("cluster of three", &place, multiplexed).await;
 }

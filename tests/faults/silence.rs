@@ -251,9 +251,9 @@ async fn an_idle_client_asks_once_an_interval_and_a_busy_one_never() {
     for _ in 0..clients {
         idle.push(CacheClient::builder().url(&url).connections(1).connect().await.unwrap());
     }
-    let (before, cpu) = (pings(&server).await, crate::recovery::cpu_time());
+    let (before, cpu) = (pings(&server).await, crate::cpu_time());
     tokio::time::sleep(time).await; // what it costs to do nothing
-    let (asked, cost) = (pings(&server).await - before, crate::recovery::cpu_time() - cpu);
+    let (asked, cost) = (pings(&server).await - before, crate::cpu_time() - cpu);
     drop(idle);
     println!(
         "P8 idle cost: {clients} clients idle for {time:?} sent {asked} PINGs and used {:.0} us of CPU time each a second",

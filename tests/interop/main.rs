@@ -2,6 +2,8 @@
 //! every method, each respects the other's locks and leases, and they share one loader for each key.
 //! `LARDER_FULL=1` runs the full counts.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod guards;
 mod leases;
 mod locks;
@@ -13,8 +15,8 @@ mod writers;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
+use common::{times, until};
 use larder::CacheClient;
 use larder::testing::RedisServer;
 use peer::{Peer, Tally};
@@ -64,21 +66,6 @@ fn the_golden_vectors_are_what_redis_py_and_orjson_write() {
         std::process::Command::new(peer::python()).args([script, "--check"]).output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     println!("golden vectors: {}", String::from_utf8_lossy(&run.stdout).trim());
-}
-
-/// How often something is tried: in full, or a tenth.
-fn times(full: u64) -> u64 {
-    let all = std::env::var_os("LARDER_FULL").is_some_and(|set| set == "1");
-    if all { full } else { full / 10 }
-}
-
-/// Waits until `holds`; what it waits for is told by the server, which gives no event to await.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "{what}: not within 10 s");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 /// The names of the methods of the client and of namespaces, from their sources, so that a new one

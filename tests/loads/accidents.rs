@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use larder::testing::{RedisServer, Resp};
+use larder::testing::Resp;
 use larder::{CacheClient, ErrorKind};
 use tokio::sync::Notify;
 
-use super::workers::Worker;
-use super::{Loaded, alone, both, ends, numbers, times};
+use super::workers;
+use super::{Loaded, alone, ends, numbers, stores, times};
+use crate::common::place::{Place, plain};
 
 const FOLLOWERS: usize = 100;
 
@@ -97,7 +98,7 @@ async fn whatever_ends_a_leader_its_followers_get_a_value_or_an_error() {
             eprintln!("{info}");
         }
     }));
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         for (number, end) in
             [End::Cancelled, End::Panic, End::Failure, End::Overtime].into_iter().enumerate()
@@ -134,8 +135,17 @@ async fn whatever_ends_a_leader_its_followers_get_a_value_or_an_error() {
 #[tokio::test]
 async fn a_read_that_is_dropped_at_any_await_leaves_no_lease_behind() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let cache = CacheClient::connect(server.url()).await.unwrap();
+    reads_are_dropped(Place::one(plain).await).await;
+}
+
+#[tokio::test]
+async fn a_read_of_a_cluster_that_is_dropped_at_any_await_leaves_no_lease_behind() {
+    let _turn = alone().await;
+    reads_are_dropped(Place::cluster(plain).await).await;
+}
+
+async fn reads_are_dropped(place: Place) {
+    let cache = place.client().await;
     let values = numbers(&cache);
     let (mut dropped, mut finished) = (0_u64, 0_u64);
     'polls: for polls in 0.. {
@@ -171,23 +181,35 @@ async fn a_read_that_is_dropped_at_any_await_leaves_no_lease_behind() {
             );
             let lease = format!("larder:lease:{{n:{key}}}");
             ends("the lease", async {
-                while server.command(&["EXISTS", &lease]).await != Resp::Int(0) {}
+                while place.command(&lease, &["EXISTS", &lease]).await != Resp::Int(0) {}
             })
             .await;
         }
     }
-    println!("P19: {dropped} reads dropped after any number of polls, leases left 0, hung 0");
+    println!(
+        "P19{}: {dropped} reads dropped after any number of polls, leases left 0, hung 0",
+        place.name()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loader_that_is_killed_is_taken_over_once() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
+    loaders_are_killed(Place::one(plain).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loader_of_a_cluster_that_is_killed_is_taken_over_once() {
+    let _turn = alone().await;
+    loaders_are_killed(Place::cluster(plain).await).await;
+}
+
+async fn loaders_are_killed(place: Place) {
     let rounds = times(200);
-    let mut others = [Worker::start(&server.url()).await, Worker::start(&server.url()).await];
+    let mut others = [workers::start(&place.url()).await, workers::start(&place.url()).await];
     let (mut longest, mut failed) = (Duration::ZERO, 0);
     for round in 0..rounds {
-        let mut doomed = Worker::start(&server.url()).await;
+        let mut doomed = workers::start(&place.url()).await;
         doomed.tell(&format!("load d{round} 60000")).await;
         doomed.answer("loader runs").await;
         for other in &mut others {
@@ -200,11 +222,13 @@ async fn a_loader_that_is_killed_is_taken_over_once() {
             failed += counts[0];
             longest = longest.max(Duration::from_millis(counts[2]));
         }
-        let loads = server.command(&["GET", &format!("loads:d{round}")]).await.text().unwrap();
+        let counter = format!("loads:d{round}");
+        let loads = place.command(&counter, &["GET", &counter]).await.text().unwrap();
         assert_eq!(loads, "2", "the one that was killed, and one that took over");
     }
     println!(
-        "P19: {rounds} loaders killed with SIGKILL, 100 waiters in two processes: takeovers 1 each, failed {failed}, longest wait {longest:?} (lease 400 ms)"
+        "P19{}: {rounds} loaders killed with SIGKILL, 100 waiters in two processes: takeovers 1 each, failed {failed}, longest wait {longest:?} (lease 400 ms)",
+        place.name()
     );
     assert_eq!(failed, 0);
     assert!(longest < Duration::from_secs(2));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use larder::{CacheClient, ErrorKind, Namespace, Result};
 
-use super::{Loaded, alone, both, ends, times};
+use super::{Loaded, alone, ends, stores, times};
 
 /// Loads `key`, whose loader needs `next`, and so on.
 fn chain(
@@ -29,7 +29,7 @@ fn chain(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loads_that_need_each_other_end() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let values = super::numbers(&cache);
         let rounds = times(500);
@@ -63,7 +63,7 @@ async fn loads_that_need_each_other_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_that_overlap_end_and_load_each_key_once() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let values = super::numbers(&cache);
         let loads = Arc::new(AtomicU64::new(0));

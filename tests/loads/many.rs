@@ -8,7 +8,7 @@ use larder::{CacheClient, LoadOptions, Namespace, ReadFrom};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance, sleep};
 
-use super::{Loaded, alone, both, ends};
+use super::{Loaded, alone, ends, stores};
 
 const SECOND: Duration = Duration::from_secs(1);
 const OLD: u64 = 1;
@@ -145,7 +145,7 @@ fn gated(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loader_of_a_namespace_loads_behind_a_call_for_many_keys() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         // Fresh for a millisecond.
         let settings = options(Duration::ZERO).ttl(millis(1));
@@ -193,7 +193,7 @@ async fn the_loader_of_a_namespace_loads_behind_a_call_for_many_keys() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_borrowed_loader_is_waited_for_as_long_as_the_soft_timeout_on_a_server_too() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let values = cache
             .namespace::<u64, u64>("n")

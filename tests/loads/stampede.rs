@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use larder::testing::{RedisServer, Resp};
 
-use super::workers::Worker;
-use super::{Loaded, alone, both, ends, numbers, times};
+use super::workers;
+use super::{Loaded, alone, ends, numbers, stores, times};
+use crate::common::place::{Place, plain};
+use crate::common::process::Process;
 
 const PROCESSES: usize = 4;
 const TASKS: u64 = 1_000;
 
-async fn workers(server: &RedisServer, count: usize) -> Vec<Worker> {
+async fn workers(url: &str, count: usize) -> Vec<Process> {
     let mut workers = Vec::new();
     for _ in 0..count {
-        workers.push(Worker::start(&server.url()).await);
+        workers.push(workers::start(url).await);
     }
     workers
 }
@@ -23,8 +25,17 @@ async fn workers(server: &RedisServer, count: usize) -> Vec<Worker> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_tasks_in_each_of_four_processes_cause_one_load_an_expiry() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let mut workers = workers(&server, PROCESSES).await;
+    processes_want_one_key(Place::one(plain).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_tasks_in_each_of_four_processes_of_a_cluster_cause_one_load_an_expiry() {
+    let _turn = alone().await;
+    processes_want_one_key(Place::cluster(plain).await).await;
+}
+
+async fn processes_want_one_key(place: Place) {
+    let mut workers = workers(&place.url(), PROCESSES).await;
     let expiries = times(200);
     let (mut wrong, mut failed) = (0_u64, 0_u64);
     for expiry in 1..=expiries {
@@ -38,17 +49,18 @@ async fn a_thousand_tasks_in_each_of_four_processes_cause_one_load_an_expiry() {
             // All tasks of a process get one value.
             wrong += u64::from(counts[1] != 1);
         }
-        let loads = server.command(&["GET", "loads:k"]).await.text().unwrap();
+        let loads = place.command("loads:k", &["GET", "loads:k"]).await.text().unwrap();
         assert_eq!(loads, expiry.to_string(), "loads after {expiry} expiries");
-        server.command(&["PEXPIRE", "hot:k", "1"]).await;
+        place.command("hot:k", &["PEXPIRE", "hot:k", "1"]).await;
         ends("the expiry", async {
-            while server.command(&["EXISTS", "hot:k"]).await != Resp::Int(0) {}
+            while place.command("hot:k", &["EXISTS", "hot:k"]).await != Resp::Int(0) {}
         })
         .await;
     }
-    let left = server.command(&["EXISTS", "larder:lease:{hot:k}"]).await;
+    let left = place.command("hot:k", &["EXISTS", "larder:lease:{hot:k}"]).await;
     println!(
-        "P18: {} reads by {PROCESSES} processes, {expiries} expiries, {expiries} loads; {failed} failed, {wrong} processes with two values",
+        "P18{}: {} reads by {PROCESSES} processes, {expiries} expiries, {expiries} loads; {failed} failed, {wrong} processes with two values",
+        place.name(),
         expiries * TASKS * PROCESSES as u64
     );
     assert_eq!((failed, wrong, left), (0, 0, Resp::Int(0)));
@@ -57,7 +69,7 @@ async fn a_thousand_tasks_in_each_of_four_processes_cause_one_load_an_expiry() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_tasks_in_one_process_cause_one_load() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let values = numbers(&cache);
         let loads = Arc::new(AtomicU64::new(0));
@@ -91,8 +103,8 @@ async fn a_thousand_tasks_in_one_process_cause_one_load() {
 async fn waiters_in_other_processes_have_the_value_within_two_round_trips_of_the_fill() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
-    let [mut loader, mut waiter]: [Worker; 2] =
-        workers(&server, 2).await.try_into().unwrap_or_else(|_| unreachable!());
+    let [mut loader, mut waiter]: [Process; 2] =
+        workers(&server.url(), 2).await.try_into().unwrap_or_else(|_| unreachable!());
     let (mut trips, mut late) = (Vec::new(), Vec::new());
     for round in 0..times(500) {
         // A load long enough that the waiter comes while it runs, on a busy machine too.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use larder::{CacheClient, Key};
 use tokio::sync::Notify;
 
-use super::{Loaded, alone, both, ends, times};
+use super::{Loaded, alone, ends, stores, times};
 
 const OLD: u64 = 1;
 const NEW: u64 = 2;
@@ -44,12 +44,9 @@ async fn change(way: u64, cache: &CacheClient, other: &CacheClient, key: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_load_never_overwrites_a_write_or_an_invalidation() {
     let _turn = alone().await;
-    let (server, stores) = both().await;
+    let (behind, stores) = stores().await;
     for (store, cache) in stores {
-        let other = match store {
-            "Redis" => CacheClient::connect(server.url()).await.unwrap(),
-            _ => cache.clone(),
-        };
+        let other = behind.another(store, &cache).await;
         let (races, stale, returned) =
             (times(10_000), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         const AT_ONCE: u64 = 50;
@@ -105,7 +102,7 @@ async fn a_slow_load_never_overwrites_a_write_or_an_invalidation() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refresh_does_not_overwrite_a_rewrite_with_equal_bytes() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let values = cache
             .namespace::<u64, u64>("g")

@@ -1,74 +1,23 @@
 //! Other processes: this test binary again, as a worker that does what it is told on its standard input.
 
-use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use larder::{CacheClient, ReadFrom};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::Loaded;
+use crate::common::process::{self, Process, now};
 
-const URL: &str = "LARDER_WORKER_URL";
-
-/// A worker process. Killed when it is dropped.
-pub(crate) struct Worker {
-    child: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Worker {
-    pub(crate) async fn start(url: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "workers::a_worker_does_what_it_is_told", "--nocapture"])
-            .env(URL, url)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut worker = Self { child, input, output };
-        worker.answer("ready").await;
-        worker
-    }
-
-    pub(crate) async fn tell(&mut self, what: &str) {
-        self.input.write_all(format!("{what}\n").as_bytes()).await.unwrap();
-    }
-
-    /// The rest of the next line that begins with `word`.
-    pub(crate) async fn answer(&mut self, word: &str) -> String {
-        super::ends("a worker", async {
-            loop {
-                let line = self.output.next_line().await.unwrap().expect("the worker ended");
-                // The test harness does not end its line before the test prints.
-                if let Some(at) = line.find(&format!("> {word}")) {
-                    return line[at + 2 + word.len()..].trim().to_owned();
-                }
-            }
-        })
-        .await
-    }
-
-    /// SIGKILL, by the recorded pid.
-    pub(crate) async fn kill(mut self) {
-        self.child.kill().await.unwrap();
-    }
-}
-
-/// Nanoseconds by the clock that all processes of this machine share.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+/// Starts a worker.
+pub(crate) async fn start(url: &str) -> Process {
+    Process::start("workers::a_worker_does_what_it_is_told", url).await
 }
 
 /// The other side; in a test run of its own it has nobody to serve.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_does_what_it_is_told() {
-    let Ok(url) = std::env::var(URL) else { return };
+    let Some(url) = process::told_url() else { return };
     let cache = CacheClient::connect(url).await.unwrap();
     let hot = cache
         .namespace::<str, u64>("hot")

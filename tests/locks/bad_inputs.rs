@@ -7,7 +7,7 @@ use larder::testing::{FaultProxy, RedisServer};
 use larder::{CacheClient, ErrorKind, LockOptions, Loss};
 use tokio::time::Instant;
 
-use crate::{alone, both, ends, gone, until, until_seen};
+use crate::{alone, ends, gone, stores, until, until_seen};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_has_no_room_for_round_trips_is_an_error_and_no_guard() {
@@ -31,7 +31,7 @@ async fn a_lease_that_has_no_room_for_round_trips_is_an_error_and_no_guard() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_are_refused_or_kept_apart_from_data() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         for name in [String::new(), "x".repeat(1 << 20)] {
             let lock = cache.lock(&name);
@@ -80,7 +80,7 @@ fn a_guard_outside_of_a_runtime_is_an_error_and_no_panic() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_whose_client_is_closed_is_lost_in_time_and_nobody_waits_on() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let lease = Duration::from_millis(300);
         let guard = cache.lock("x").lease(lease).acquire().await.unwrap();
@@ -111,7 +111,7 @@ async fn a_guard_whose_client_is_closed_is_lost_in_time_and_nobody_waits_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_outlives_the_handle_of_its_client() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let lease = Duration::from_millis(150);
         let guard = cache.lock("x").lease(lease).acquire().await.unwrap();
@@ -125,7 +125,7 @@ async fn a_guard_outlives_the_handle_of_its_client() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_that_leaves_its_runtime_is_lost_when_that_is_shut_down_and_its_place_is_free() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let lock = cache.lock("x").lease(Duration::from_millis(300));
         // Connected where it lives on.

@@ -11,7 +11,9 @@ use std::time::Duration;
 use larder::testing::{FaultProxy, RawConnection, RedisServer};
 use tokio::time::Instant;
 
-use crate::workers::{Held, Worker};
+use crate::common::place::{Place, plain};
+use crate::common::process::Process;
+use crate::workers::{self, Held};
 use crate::{alone, durable, ends, record, times, until};
 
 /// How many contend in each process. The last process is behind a network that breaks.
@@ -48,22 +50,32 @@ impl Display for Contested {
     }
 }
 
-/// Processes that contend for one lock, the last through a network that delays.
+/// Processes that contend for one lock, the last through a network that delays, if there is one server.
 struct Contest {
-    server: RedisServer,
-    proxy: FaultProxy,
-    workers: Vec<Worker>,
+    place: Place,
+    proxy: Option<FaultProxy>,
+    workers: Vec<Process>,
 }
 
 impl Contest {
-    async fn over(server: RedisServer) -> Self {
-        let proxy = FaultProxy::start(server.addr()).await;
-        let mut workers = Vec::new();
+    async fn over(place: Place) -> Self {
+        let proxy = match place.nodes() {
+            [server] => Some(FaultProxy::start(server.addr()).await),
+            // A node names one address: all of its clients would be behind the proxy.
+            _ => None,
+        };
+        let mut processes = Vec::new();
         for number in 0..CONTENDERS.len() {
-            let url = if number == 3 { proxy.url() } else { server.url() };
-            workers.push(Worker::start(&url).await);
+            let behind = proxy.as_ref().filter(|_| number == 3);
+            let url = behind.map_or_else(|| place.url(), FaultProxy::url);
+            processes.push(workers::start(&url).await);
         }
-        Self { server, proxy, workers }
+        Self { place, proxy, workers: processes }
+    }
+
+    /// The server of the lock.
+    fn server(&self) -> &RedisServer {
+        &self.place.nodes()[self.place.at("lock:hot")]
     }
 
     async fn begin(&mut self) {
@@ -97,7 +109,7 @@ impl Contest {
         let mut all: Vec<Held> = Vec::new();
         let (mut lost, mut longest) = (0, 0);
         for (number, worker) in self.workers.iter_mut().enumerate() {
-            let path = self.server.dir().join(format!("held-{number}"));
+            let path = self.place.nodes()[0].dir().join(format!("held-{number}"));
             worker.answer("stopped").await;
             worker.tell(&format!("log {}", path.display())).await;
             let said = worker.answer("logged").await;
@@ -118,11 +130,11 @@ impl Contest {
 
     /// A client that holds the lock stands still past its lease, while others take it, and goes on.
     async fn stop_a_client(&mut self, number: usize, faults: &mut Faults) {
+        let mut connection = self.server().connect().await;
         let worker = &mut self.workers[number];
         worker.tell(&format!("hold hot {}", LEASE.as_millis())).await;
         let token = worker.answer("holding").await;
         worker.stop().await;
-        let mut connection = self.server.connect().await;
         until("others take the lock of a process that stands still", async || {
             let last = connection.command(&["HGET", &record("hot"), "token"]).await.unwrap();
             last.text().is_some_and(|last| last > token)
@@ -135,9 +147,10 @@ impl Contest {
 
     /// Every answer to one process takes longer than the lease: what it gets it cannot use.
     async fn delay_grants(&mut self, faults: &mut Faults) {
+        let Some(proxy) = &self.proxy else { return };
         let label = format!("process {}", self.workers[3].pid());
-        let mut connection = self.server.connect().await;
-        self.proxy.to_client().delay(LEASE..LEASE * 2);
+        let mut connection = self.server().connect().await;
+        proxy.to_client().delay(LEASE..LEASE * 2);
         let mut seen = None;
         until("the lock is granted to a process that hears of it too late", async || {
             let ask = ["HMGET", &record("hot"), "owner", "token"];
@@ -148,7 +161,7 @@ impl Contest {
             granted && seen.replace(token.clone()).is_some_and(|before| Some(before) != Some(token))
         })
         .await;
-        self.proxy.to_client().delay(None);
+        proxy.to_client().delay(None);
         faults.delayed_grants += 1;
     }
 }
@@ -156,11 +169,21 @@ impl Contest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_guards_of_one_name_are_never_both_valid() {
     let _turn = alone().await;
-    let mut contest = Contest::over(RedisServer::start().await).await;
-    let (started, count) = (Instant::now(), times(100_000));
+    contend(Place::one(plain).await, times(100_000), times(50)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_guards_of_one_name_are_never_both_valid_on_a_cluster() {
+    let _turn = alone().await;
+    contend(Place::primaries(plain).await, times(20_000), times(30)).await;
+}
+
+async fn contend(place: Place, count: u64, rounds: u64) {
+    let mut contest = Contest::over(place).await;
+    let started = Instant::now();
     contest.begin().await;
     let mut faults = Faults::default();
-    let addr = contest.server.addr();
+    let addr = contest.server().addr();
     let done = Arc::new(AtomicBool::new(false));
     let flushing = tokio::spawn({
         let done = Arc::clone(&done);
@@ -178,23 +201,26 @@ async fn two_guards_of_one_name_are_never_both_valid() {
             flushes
         }
     });
-    for round in 0..times(50) as usize {
+    for round in 0..rounds as usize {
         contest.stop_a_client(round % 4, &mut faults).await;
         contest.delay_grants(&mut faults).await;
-        let killed = contest.server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        let killed = contest.server().command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
         faults.killed_connections += killed.int().unwrap();
-        contest.server.pause().await;
+        contest.server().pause().await;
         // Longer than the lease: every guard is lost by its own clock before the server goes on.
         tokio::time::sleep(LEASE * 3 / 2).await;
-        contest.server.resume().await;
+        contest.server().resume().await;
         faults.stopped_servers += 1;
     }
     let contested = contest.check(count).await;
     let took = started.elapsed();
-    let errors = contest.server.command(&["INFO", "errorstats"]).await.text().unwrap();
+    let errors = contest.server().command(&["INFO", "errorstats"]).await.text().unwrap();
     done.store(true, Ordering::Relaxed);
     faults.script_flushes = ends("the flushes", flushing).await.unwrap();
-    println!("P21: {contested}, in {took:.1?}; {faults:?}; the server's clock was not set");
+    println!(
+        "P21{}: {contested}, in {took:.1?}; {faults:?}; the server's clock was not set",
+        contest.place.name()
+    );
     assert!(faults.killed_connections > 0 && faults.script_flushes > 20, "{faults:?}");
     assert!(!errors.contains("NOSCRIPT"), "{errors}");
 }
@@ -203,17 +229,27 @@ async fn two_guards_of_one_name_are_never_both_valid() {
 async fn two_guards_are_never_both_valid_over_a_server_that_is_killed_and_keeps_what_it_confirmed()
 {
     let _turn = alone().await;
-    let mut contest = Contest::over(durable().await).await;
-    let (started, count) = (Instant::now(), times(20_000));
+    contend_over_kills(Place::one(durable).await, times(20_000), times(50)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_guards_are_never_both_valid_over_a_node_of_a_cluster_that_is_killed_and_keeps_what_it_confirmed()
+ {
+    let _turn = alone().await;
+    contend_over_kills(Place::primaries(durable).await, times(5_000), times(30)).await;
+}
+
+async fn contend_over_kills(place: Place, count: u64, rounds: u64) {
+    let mut contest = Contest::over(place).await;
+    let started = Instant::now();
     contest.begin().await;
     let mut faults = Faults::default();
-    for round in 0..times(50) as usize {
+    for round in 0..rounds as usize {
         contest.stop_a_client(round % 4, &mut faults).await;
-        contest.server.kill().await;
-        contest.server.restart().await;
+        contest.place.kill_and_restart(contest.place.at("lock:hot")).await;
         faults.killed_servers += 1;
-        let token = contest.server.command(&["HGET", &record("hot"), "token"]).await.text();
-        let mut connection = contest.server.connect().await;
+        let token = contest.server().command(&["HGET", &record("hot"), "token"]).await.text();
+        let mut connection = contest.server().connect().await;
         until("the lock is taken again", async || {
             connection.command(&["HGET", &record("hot"), "token"]).await.unwrap().text() != token
         })
@@ -221,7 +257,8 @@ async fn two_guards_are_never_both_valid_over_a_server_that_is_killed_and_keeps_
     }
     let contested = contest.check(count).await;
     println!(
-        "P21: a server that is killed (AOF always): {contested}, in {:.1?}; {faults:?}",
+        "P21{}: a server that is killed (AOF always): {contested}, in {:.1?}; {faults:?}",
+        contest.place.name(),
         started.elapsed()
     );
 }

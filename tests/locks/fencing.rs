@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use larder::{CacheClient, ErrorKind, ReadFrom, Ttl};
 
-use crate::{HANGS, alone, both, ends};
+use crate::common::place::Behind;
+use crate::{HANGS, alone, ends, stores};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_with_an_older_token_is_refused_and_the_same_token_writes_again() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let value = async || cache.get_value("k").await.unwrap();
         // In this order: the numbers that differ in length, and those that a double cannot tell apart.
@@ -44,7 +45,7 @@ async fn a_write_with_an_older_token_is_refused_and_the_same_token_writes_again(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_of_guards_fence_and_the_mark_lives_for_a_day_or_as_long_as_the_value() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     let day = Duration::from_secs(86_400);
     let close = |ttl, to: Duration| matches!(ttl, Ttl::Remaining(left) if left <= to && left > to - Duration::from_secs(5));
     for (store, cache) in stores {
@@ -72,7 +73,7 @@ async fn tokens_of_guards_fence_and_the_mark_lives_for_a_day_or_as_long_as_the_v
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_and_namespaces_fence_as_well() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         for group in [cache.pipeline(), cache.transaction()] {
             let replies = group
@@ -110,17 +111,21 @@ async fn groups_and_namespaces_fence_as_well() {
     }
 }
 
-/// Two clients of a server, or one of the embedded store twice.
-async fn pairs() -> (larder::testing::RedisServer, [(&'static str, CacheClient, CacheClient); 2]) {
-    let (server, [(redis, one), (embedded, memory)]) = both().await;
-    let two = CacheClient::connect(server.url()).await.unwrap();
-    (server, [(redis, one, two), (embedded, memory.clone(), memory)])
+/// Two clients of each store.
+async fn pairs() -> (Behind, Vec<(&'static str, CacheClient, CacheClient)>) {
+    let (behind, stores) = stores().await;
+    let mut pairs = Vec::new();
+    for (store, one) in stores {
+        let two = behind.another(store, &one).await;
+        pairs.push((store, one, two));
+    }
+    (behind, pairs)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn near_values_follow_a_fenced_write_of_this_client_and_of_others() {
     let _turn = alone().await;
-    let (_server, stores) = pairs().await;
+    let (_behind, stores) = pairs().await;
     for (store, mine, other) in stores {
         let near = mine.namespace::<u64, u64>("v").near(true).build().unwrap();
         let others = other.namespace::<u64, u64>("v").build().unwrap();
@@ -163,7 +168,7 @@ async fn near_values_follow_a_fenced_write_of_this_client_and_of_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_under_way_does_not_overwrite_what_was_written_with_a_token() {
     let _turn = alone().await;
-    let (_server, stores) = pairs().await;
+    let (_behind, stores) = pairs().await;
     for (store, mine, other) in stores {
         for by in [&mine, &other] {
             let values =

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use larder::testing::RedisServer;
@@ -12,18 +12,15 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use crate::{alone, both, ends};
+use crate::common::full;
+use crate::common::process::now;
+use crate::{alone, ends};
 
 const URLS: &str = "LARDER_CANDIDATE_URLS";
 const LEASE: Duration = Duration::from_millis(500);
 
 /// Beyond the lease: a poll of those who wait, and what a process takes to run on a busy machine.
 const SMALL: Duration = Duration::from_millis(400);
-
-/// Nanoseconds by the clock that all processes of this machine share.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
-}
 
 /// Says when the work of a leader ends, however it does.
 struct Says;
@@ -221,8 +218,7 @@ async fn they_follow_each_other(what: &str, urls: &str, rounds: usize, tokens: b
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_lead_one_at_a_time_whatever_becomes_of_the_leader() {
     let _turn = alone().await;
-    let full = std::env::var_os("LARDER_FULL").is_some_and(|set| set == "1");
-    let rounds = if full { 20 } else { 4 };
+    let rounds = if full() { 20 } else { 4 };
     let server = RedisServer::start().await;
     they_follow_each_other("one server", &server.url(), rounds, true).await;
     let servers = join_all((0..3).map(|_| RedisServer::start())).await;
@@ -258,12 +254,13 @@ impl Office {
     }
 }
 
-/// Both kinds on both stores, with a lease that nobody waits for.
+/// Both kinds on a server and the embedded store, with a lease that nobody waits for.
 async fn offices(
     lease: Duration,
 ) -> (Vec<RedisServer>, Vec<(&'static str, Office, Vec<CacheClient>)>) {
-    let (server, stores) = both().await;
-    let mut servers = vec![server];
+    let mut servers = vec![RedisServer::start().await];
+    let redis = CacheClient::connect(servers[0].url()).await.unwrap();
+    let stores = [("Redis", redis), ("embedded", CacheClient::memory())];
     let mut all = Vec::new();
     for (store, cache) in stores {
         all.push((store, Office::One(cache.lock("boss").lease(lease)), vec![cache]));

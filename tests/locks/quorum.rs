@@ -9,7 +9,7 @@ use larder::testing::{FaultProxy, RedisServer, Resp};
 use larder::{CacheClient, ErrorKind, Loss, QuorumLock};
 use tokio::task::JoinSet;
 
-use crate::{HANGS, alone, ends};
+use crate::{HANGS, alone, ends, until};
 
 /// A client that is not connected yet: its server may be down.
 fn client(url: &str) -> CacheClient {
@@ -37,15 +37,6 @@ impl Servers {
             }
         }
         found
-    }
-}
-
-/// Waits for what is told nowhere.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + HANGS;
-    while !holds().await {
-        assert!(Instant::now() < end, "{what} never came");
-        tokio::time::sleep(Duration::from_millis(2)).await; // polled
     }
 }
 

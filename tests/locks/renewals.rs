@@ -13,6 +13,7 @@ use larder::{CacheClient, LockBuilder};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::common::place::{Place, plain};
 use crate::{alone, gone, ms, times};
 
 const LEASE: Duration = Duration::from_millis(150);
@@ -44,8 +45,12 @@ struct Seen {
     life: Duration,
 }
 
-/// What was sent before it was given up may still arrive for so long: less than until another renewal would come.
-const UNDER_WAY: Duration = Duration::from_millis(8);
+/// How often a guard is renewed that is given up.
+const EVERY: Duration = Duration::from_millis(30);
+
+/// What was sent before it was given up may still arrive for so long, on a busy machine: less than until another renewal would
+/// come.
+const UNDER_WAY: Duration = Duration::from_millis(25);
 
 /// Looks at a key over a connection of its own until it is gone, and for `quiet` after that. A time to live that rises is
 /// somebody who renews, or takes it once more.
@@ -92,12 +97,13 @@ impl Figures {
         self.lives.push(seen.life);
     }
 
-    fn print(&mut self, what: &str) {
+    fn print(&mut self, place: &Place, what: &str) {
         self.lives.sort();
         let longest = *self.lives.last().unwrap();
         println!(
-            "P24: {what}: {} dropped, {} had ended; PTTL rises 0 of {} samples; it was there for {:.1} ms in the median, {:.1} ms at \
+            "P24{}: {what}: {} dropped, {} had ended; PTTL rises 0 of {} samples; it was there for {:.1} ms in the median, {:.1} ms at \
              most (lease {LEASE:?})",
+            place.name(),
             self.drops,
             self.ended,
             self.samples,
@@ -116,21 +122,38 @@ const AT_ONCE: u64 = 8;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acquire_that_is_dropped_at_any_await_leaves_nothing_longer_than_its_lease() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let proxy = FaultProxy::start(server.addr()).await;
-    // A wire that takes some time: more to be dropped in between.
-    proxy.to_client().delay(Duration::ZERO..Duration::from_millis(2));
-    let cache = CacheClient::connect(proxy.url()).await.unwrap();
+    acquires_are_dropped(slow(Place::one(plain).await).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acquire_on_a_cluster_that_is_dropped_at_any_await_leaves_nothing_longer_than_its_lease()
+{
+    let _turn = alone().await;
+    acquires_are_dropped(slow(Place::primaries(plain).await).await).await;
+}
+
+/// Behind a wire that takes some time: more to be dropped in between.
+async fn slow(place: Place) -> Arc<Place> {
+    let place = place.behind_proxies().await;
+    for proxy in place.proxies() {
+        proxy.to_client().delay(Duration::ZERO..Duration::from_millis(2));
+    }
+    Arc::new(place)
+}
+
+async fn acquires_are_dropped(place: Arc<Place>) {
+    let cache = place.client().await;
     for (what, contended) in [("acquire of a free lock", false), ("acquire of a held lock", true)] {
         let mut tasks = JoinSet::new();
         for task in 0..AT_ONCE {
-            let mut direct = server.connect().await;
-            let cache = cache.clone();
+            let mut direct = place.direct().await;
+            let (cache, place) = (cache.clone(), Arc::clone(&place));
             tasks.spawn(async move {
                 let mut seen = Vec::new();
                 for number in 0..times(1000) / AT_ONCE + 1 {
                     let name = format!("a{task}-{number}-{contended}");
                     let key = format!("lock:{name}");
+                    let direct = &mut direct[place.at(&key)];
                     let lock: LockBuilder = cache.lock(&name).lease(LEASE);
                     if contended {
                         // It comes free while somebody waits for it, or not.
@@ -154,7 +177,7 @@ async fn an_acquire_that_is_dropped_at_any_await_leaves_nothing_longer_than_its_
                         }
                     }
                     let quiet = Duration::from_millis(20);
-                    seen.push((got.is_some(), watch(&mut direct, &key, quiet).await));
+                    seen.push((got.is_some(), watch(direct, &key, quiet).await));
                 }
                 seen
             });
@@ -164,8 +187,8 @@ async fn an_acquire_that_is_dropped_at_any_await_leaves_nothing_longer_than_its_
             figures.add(ended, seen);
         }
         let left = figures.lives.iter().filter(|life| **life > LEASE / 2).count();
-        figures.print(what);
-        println!("P24: {what}: {left} were left to their lease");
+        figures.print(&place, what);
+        println!("P24{}: {what}: {left} were left to their lease", place.name());
     }
 }
 
@@ -183,37 +206,43 @@ enum End {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_that_is_released_dropped_unwound_or_aborted_renews_no_more() {
     let _turn = alone().await;
+    guards_are_parted_with(slow(Place::one(plain).await).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_on_a_cluster_that_is_released_dropped_unwound_or_aborted_renews_no_more() {
+    let _turn = alone().await;
+    guards_are_parted_with(slow(Place::primaries(plain).await).await).await;
+}
+
+async fn guards_are_parted_with(place: Arc<Place>) {
     std::panic::set_hook(Box::new(|info| {
         // Those of this test are wanted.
         if info.payload().downcast_ref::<&str>() != Some(&"wanted") {
             eprintln!("{info}");
         }
     }));
-    let server = RedisServer::start().await;
-    let proxy = FaultProxy::start(server.addr()).await;
-    proxy.to_client().delay(Duration::ZERO..Duration::from_millis(2));
-    let cache = CacheClient::connect(proxy.url()).await.unwrap();
+    let cache = place.client().await;
     let all = [End::Release, End::ReleaseDropped, End::Drop, End::Panic, End::Abort, End::Run];
     for end in all {
         let mut tasks = JoinSet::new();
         for task in 0..AT_ONCE {
-            let mut direct = server.connect().await;
-            let cache = cache.clone();
+            let mut direct = place.direct().await;
+            let (cache, place) = (cache.clone(), Arc::clone(&place));
             tasks.spawn(async move {
                 let mut seen = Vec::new();
                 for number in 0..times(400) / AT_ONCE + 1 {
                     let name = format!("g{task}-{number}-{end:?}");
-                    let lock =
-                        cache.lock(&name).lease(LEASE).renew_every(Duration::from_millis(10));
+                    let lock = cache.lock(&name).lease(LEASE).renew_every(EVERY);
                     let guard = lock.acquire().await.unwrap();
                     // A renewal is due, under way or done.
-                    let pause = Duration::from_micros(fastrand::u64(..40_000));
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(EVERY.mul_f64(fastrand::f64() * 3.0)).await;
                     let ended = part_with(guard, end).await;
                     let key = format!("lock:{name}");
                     // Longer than several renewals would take to come.
-                    let quiet = Duration::from_millis(40);
-                    seen.push((ended, watch(&mut direct, &key, quiet).await));
+                    let quiet = EVERY * 3;
+                    let direct = &mut direct[place.at(&key)];
+                    seen.push((ended, watch(direct, &key, quiet).await));
                 }
                 seen
             });
@@ -222,7 +251,7 @@ async fn a_guard_that_is_released_dropped_unwound_or_aborted_renews_no_more() {
         for (ended, seen) in tasks.join_all().await.into_iter().flatten() {
             figures.add(ended, seen);
         }
-        figures.print(&format!("guard, {end:?}"));
+        figures.print(&place, &format!("guard, {end:?}"));
     }
     assert!(cache.stats().locks.renewed > times(400), "{:?}", cache.stats().locks);
     _ = std::panic::take_hook();
@@ -272,11 +301,11 @@ async fn part_with(guard: larder::LockGuard, end: End) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_whose_runtime_is_shut_down_renews_no_more() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let mut direct = server.connect().await;
+    let place = Place::one(plain).await;
+    let mut direct = place.direct_to("lock:r").await;
     let mut figures = Figures::default();
     for number in 0..times(100) {
-        let url = server.url();
+        let url = place.url();
         let name = format!("r{number}");
         let key = format!("lock:{name}");
         let shut_down = std::thread::spawn(move || {
@@ -295,33 +324,46 @@ async fn a_guard_whose_runtime_is_shut_down_renews_no_more() {
         tokio::task::spawn_blocking(|| shut_down.join().unwrap()).await.unwrap();
         figures.add(false, watch(&mut direct, &key, Duration::from_millis(30)).await);
     }
-    figures.print("runtime shut down");
+    figures.print(&place, "runtime shut down");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_command_names_a_lock_after_its_release_was_answered() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let proxy = Arc::new(FaultProxy::start(server.addr()).await);
-    let cache = CacheClient::connect(proxy.url()).await.unwrap();
-    proxy.log_commands(true);
+    nothing_after_a_release(Place::one(plain).await.behind_proxies().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_command_to_a_cluster_names_a_lock_after_its_release_was_answered() {
+    let _turn = alone().await;
+    nothing_after_a_release(Place::primaries(plain).await.behind_proxies().await).await;
+}
+
+async fn nothing_after_a_release(place: Place) {
+    let cache = place.client().await;
+    place.proxies().iter().for_each(|proxy| proxy.log_commands(true));
     let (mut before, mut after) = (0, 0);
     for number in 0..times(100) {
         let name = format!("w{number}");
         let lock = cache.lock(&name).lease(LEASE).renew_every(Duration::from_millis(5));
         let guard = lock.acquire().await.unwrap();
-        let names = |log: Vec<larder::testing::SentCommand>| {
+        let names = || {
             let key = format!("lock:{name}");
+            let log: Vec<_> = place.proxies().iter().flat_map(FaultProxy::take_log).collect();
             log.iter().filter(|sent| sent.args.iter().any(|arg| *arg == key.as_bytes())).count()
         };
         tokio::time::sleep(Duration::from_micros(fastrand::u64(5_000..20_000))).await;
         assert!(guard.release().await.unwrap());
-        before += names(proxy.take_log());
+        before += names();
         // Several renewals would have come by then.
         tokio::time::sleep(Duration::from_millis(30)).await;
-        after += names(proxy.take_log());
+        after += names();
     }
-    println!("P24: {before} commands to hold {} locks, after their releases {after}", times(100));
+    println!(
+        "P24{}: {before} commands to hold {} locks, after their releases {after}",
+        place.name(),
+        times(100)
+    );
     assert!(before as u64 >= times(100) * 3, "they were not renewed");
     assert_eq!(after, 0);
 }

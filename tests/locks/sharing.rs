@@ -7,12 +7,12 @@ use std::time::Duration;
 use larder::LockOptions;
 use tokio::task::JoinSet;
 
-use crate::{alone, both, ends};
+use crate::{alone, ends, stores};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_share_and_one_who_takes_it_alone_waits_for_them_and_keeps_them_out() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let (read, write) = (cache.lock("doc").shared(), cache.lock("doc"));
         let one = read.acquire().await.unwrap();
@@ -52,7 +52,7 @@ async fn readers_share_and_one_who_takes_it_alone_waits_for_them_and_keeps_them_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_semaphore_lets_so_many_in_and_no_more() {
     let _turn = alone().await;
-    let (_server, stores) = both().await;
+    let (_behind, stores) = stores().await;
     for (store, cache) in stores {
         let inside = Arc::new(AtomicU32::new(0));
         let most = Arc::new(AtomicU32::new(0));

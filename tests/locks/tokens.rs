@@ -11,6 +11,7 @@ use larder::testing::RedisServer;
 use larder::{CacheClient, Expiry, Key, LockBuilder};
 use tokio::task::JoinSet;
 
+use crate::common::place::Place;
 use crate::{HANGS, alone, durable, record, times, until};
 
 const NAMES: u64 = 32;
@@ -26,14 +27,21 @@ async fn token_of(lock: &LockBuilder) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_rise_over_releases_expiries_crashes_and_flushed_scripts() {
     let _turn = alone().await;
-    let mut server = durable().await;
+    tokens_rise(Place::one(durable).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_rise_over_crashes_of_the_nodes_of_a_cluster() {
+    let _turn = alone().await;
+    tokens_rise(Place::primaries(durable).await).await;
+}
+
+/// Servers that lose nothing that they confirmed, and are killed and started again one after the other.
+async fn tokens_rise(mut place: Place) {
     let (minted, expired, regressed) =
         (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let count = times(100_000);
-    let clients = [
-        CacheClient::connect(server.url()).await.unwrap(),
-        CacheClient::connect(server.url()).await.unwrap(),
-    ];
+    let clients = [place.client().await, place.client().await];
     let mut tasks = JoinSet::new();
     for name in 0..NAMES {
         // Two clients take turns, so that nothing that one of them knows helps.
@@ -75,19 +83,21 @@ async fn tokens_rise_over_releases_expiries_crashes_and_flushed_scripts() {
     for round in 0..rounds {
         let next = count * round / rounds;
         while minted.load(Ordering::Relaxed) < next {
-            server.command(&["SCRIPT", "FLUSH"]).await;
+            for node in place.nodes() {
+                node.command(&["SCRIPT", "FLUSH"]).await;
+            }
             flushes += 1;
             tokio::time::sleep(Duration::from_millis(50)).await; // paced: a flush every 50 ms
         }
-        server.kill().await;
-        server.restart().await;
+        place.kill_and_restart(round as usize % place.nodes().len()).await;
         kills += 1;
     }
     tokio::time::timeout(HANGS * 30, tasks.join_all()).await.expect("the tasks hung");
     let regressed = regressed.load(Ordering::Relaxed);
     println!(
-        "P23: {count} tokens of {NAMES} names, regressions {regressed} (AOF always, {kills} SIGKILLs, {} expiries, {flushes} script \
+        "P23{}: {count} tokens of {NAMES} names, regressions {regressed} (AOF always, {kills} SIGKILLs, {} expiries, {flushes} script \
          flushes)",
+        place.name(),
         expired.load(Ordering::Relaxed)
     );
     assert_eq!(regressed, 0);

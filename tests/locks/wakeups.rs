@@ -9,6 +9,7 @@ use larder::{CacheClient, LockBuilder};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::common::{calls, tracking};
 use crate::{alone, cpu_time, ends, ms, quantile, times, until, until_seen};
 
 /// What the promise allows.
@@ -105,16 +106,6 @@ async fn without_anybody_who_tells_the_lock_is_looked_at_often_enough() {
     assert!(max < LAST_POLL + LATE);
 }
 
-/// The connections of a server's clients that are told of changes.
-async fn tracked(server: &RedisServer) -> Vec<String> {
-    let list = server.command(&["CLIENT", "LIST"]).await.text().unwrap();
-    let field = |line: &str, name: &str| {
-        line.split(' ').find_map(|word| word.strip_prefix(name)).unwrap_or_default().to_owned()
-    };
-    let tells = list.lines().filter(|line| field(line, "flags=").contains('t'));
-    tells.map(|line| field(line, "id=")).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_and_is_not_told_any_more_takes_the_lock_at_its_next_look() {
     let _turn = alone().await;
@@ -131,9 +122,9 @@ async fn who_waits_and_is_not_told_any_more_takes_the_lock_at_its_next_look() {
         });
         until_seen("it waits", || clients[1].stats().locks.contended > round).await;
         // Those that were killed before come back after a pause.
-        until("both are told", async || tracked(&server).await.len() == 2).await;
+        until("both are told", async || tracking(&server).await.len() == 2).await;
         let mut kill = server.connect().await;
-        for id in tracked(&server).await {
+        for id in tracking(&server).await {
             let answer = kill.command(&["CLIENT", "KILL", "ID", &id]).await.unwrap();
             killed += answer.int().unwrap();
         }
@@ -227,7 +218,6 @@ async fn a_release_between_a_try_and_its_wait_is_not_missed() {
 async fn those_who_wait_cost_next_to_nothing() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
-    let mut direct = server.connect().await;
     let clients = clients(&server, 4).await;
     let shared = clients[0].lock("shared").shared().acquire().await.unwrap();
     let cases = [
@@ -247,14 +237,9 @@ async fn those_who_wait_cost_next_to_nothing() {
         }
         // They stand in line.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let calls = async |direct: &mut larder::testing::RawConnection| {
-            let info = direct.command(&["INFO", "commandstats"]).await.unwrap().text().unwrap();
-            let eval = info.lines().find_map(|line| line.strip_prefix("cmdstat_eval:calls="));
-            eval.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
-        };
-        let (asked, cpu) = (calls(&mut direct).await, cpu_time());
+        let (asked, cpu) = (calls(&server, "eval").await, cpu_time());
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let asked = calls(&mut direct).await - asked;
+        let asked = calls(&server, "eval").await - asked;
         let share = (cpu_time() - cpu).as_secs_f64() / 2.0 * 100.0;
         tasks.abort_all();
         while tasks.join_next().await.is_some() {}

@@ -2,90 +2,19 @@
 
 use std::fmt;
 use std::io::Write;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder::{CacheClient, LockBuilder, LockGuard, Loss};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 
-use crate::{ends, until};
+use crate::common::process::{self, Process};
 
-const URL: &str = "LARDER_WORKER_URL";
-
-/// A worker process. Killed when it is dropped.
-pub(crate) struct Worker {
-    child: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Worker {
-    pub(crate) async fn start(url: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "workers::a_worker_does_what_it_is_told", "--nocapture"])
-            .env(URL, url)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut worker = Self { child, input, output };
-        worker.answer("ready").await;
-        worker
-    }
-
-    pub(crate) async fn tell(&mut self, what: &str) {
-        self.input.write_all(format!("{what}\n").as_bytes()).await.unwrap();
-    }
-
-    /// The rest of the next line that begins with `word`, within twenty seconds.
-    pub(crate) async fn answer(&mut self, word: &str) -> String {
-        ends("a worker", self.says(word)).await
-    }
-
-    /// The rest of the next line that begins with `word`, however long that takes.
-    pub(crate) async fn says(&mut self, word: &str) -> String {
-        loop {
-            let line = self.output.next_line().await.unwrap().expect("the worker ended");
-            // The test harness does not end its line before the test prints.
-            if let Some(at) = line.find(&format!("> {word}")) {
-                return line[at + 2 + word.len()..].trim().to_owned();
-            }
-        }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id().expect("the worker ended")
-    }
-
-    /// SIGSTOP, by the recorded pid; returns when the process stands still.
-    pub(crate) async fn stop(&self) {
-        self.signal("STOP").await;
-        until("the worker stops", async || self.state() == Some('T')).await;
-    }
-
-    /// SIGCONT, by the recorded pid.
-    pub(crate) async fn go_on(&self) {
-        self.signal("CONT").await;
-    }
-
-    async fn signal(&self, signal: &str) {
-        let pid = self.pid();
-        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().await;
-        assert!(sent.unwrap().success(), "SIG{signal} could not be sent");
-    }
-
-    /// The letter that the kernel has for its state.
-    fn state(&self) -> Option<char> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()?)).ok()?;
-        stat.rsplit_once(") ")?.1.chars().next()
-    }
+/// Starts a worker.
+pub(crate) async fn start(url: &str) -> Process {
+    Process::start("workers::a_worker_does_what_it_is_told", url).await
 }
 
 /// Nanoseconds by a clock that all processes of this machine share and nobody sets: the one by which a guard counts.
@@ -159,7 +88,7 @@ fn patient(cache: &CacheClient, name: &str, lease_ms: &str) -> LockBuilder {
 /// The other side; in a test run of its own it has nobody to serve.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_does_what_it_is_told() {
-    let Ok(url) = std::env::var(URL) else { return };
+    let Some(url) = process::told_url() else { return };
     let cache = CacheClient::connect(url).await.unwrap();
     println!("> ready");
     let log: Arc<Mutex<Vec<Held>>> = Arc::default();

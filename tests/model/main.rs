@@ -14,6 +14,8 @@ use larder::{Expiry, Key};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+#[path = "../common/mod.rs"]
+mod common;
 mod lists;
 mod locks;
 mod plain;
@@ -24,10 +26,7 @@ use plain::{Answer, Model};
 
 /// How many lists a run has at least; `LARDER_FULL=1` asks for ten times as many.
 fn wanted() -> u32 {
-    match std::env::var("LARDER_FULL") {
-        Ok(full) if full == "1" => 100_000,
-        _ => 10_000,
-    }
+    common::times(100_000) as u32
 }
 
 /// What was compared so far. Shrinking a failure counts as well, but then the test fails anyway.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use larder::CacheClient;
-use larder::testing::RedisServer;
 
-use super::{alone, times};
+use crate::common::place::{Place, plain};
+use crate::common::{alone, resident, times};
 
 const BUDGET: u64 = 16 << 20;
 const READERS: u64 = 8;
@@ -22,24 +22,28 @@ fn size_of_value(key: u64) -> usize {
     }
 }
 
-/// The memory of this process, in bytes.
-fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_of_100_bytes_to_1_mb_stay_within_the_budget() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
+    values_stay_within_the_budget(Place::one(plain).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_of_a_cluster_stay_within_the_budget() {
+    let _turn = alone().await;
+    values_stay_within_the_budget(Place::primaries(plain).await).await;
+}
+
+async fn values_stay_within_the_budget(place: Place) {
     let keys = times(200_000);
-    let (mut raw, mut all) = (server.connect().await, 0);
+    let (mut direct, mut all) = (place.direct().await, 0);
     for key in 0..keys {
         let value = format!("\"{}\"", "x".repeat(size_of_value(key)));
         all += value.len() as u64;
-        raw.command(&["SET", &format!("v:{key}"), &value]).await.unwrap();
+        let key = format!("v:{key}");
+        direct[place.at(&key)].command(&["SET", &key, &value]).await.unwrap();
     }
-    let cache = CacheClient::builder().url(server.url()).near_max_bytes(BUDGET).build().unwrap();
+    let cache = CacheClient::builder().url(place.url()).near_max_bytes(BUDGET).build().unwrap();
     let values = cache.namespace::<u64, String>("v").near(true).build().unwrap();
     values.get(&0).await.unwrap();
     assert_eq!(cache.stats().near_entries, 1);
@@ -68,7 +72,8 @@ async fn values_of_100_bytes_to_1_mb_stay_within_the_budget() {
     }
     let [bytes, entries, resident] = [0, 1, 2].map(|at| peaks[at].load(Ordering::Relaxed));
     println!(
-        "P17: {keys} keys of 100 B to 1 MB, {all} bytes in all: peak {bytes} bytes near in {entries} entries at most, budget {BUDGET} ({:.1} %); the process grew by {} KiB",
+        "P17{}: {keys} keys of 100 B to 1 MB, {all} bytes in all: peak {bytes} bytes near in {entries} entries at most, budget {BUDGET} ({:.1} %); the process grew by {} KiB",
+        place.name(),
         bytes as f64 * 100.0 / BUDGET as f64,
         resident.saturating_sub(before) >> 10
     );
@@ -78,6 +83,8 @@ async fn values_of_100_bytes_to_1_mb_stay_within_the_budget() {
     // What is counted is there.
     let near = (0..keys).rev().take(2_000).collect::<Vec<_>>();
     let hits = cache.stats().reads["v"].near_hits;
-    values.get_many(&near).await.unwrap();
+    for key in &near {
+        values.get(key).await.unwrap();
+    }
     assert!(cache.stats().reads["v"].near_hits > hits, "nothing is near");
 }

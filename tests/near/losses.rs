@@ -8,25 +8,8 @@ use larder::testing::{FaultProxy, RedisServer, Resp};
 use larder::{CacheClient, ReadFrom};
 
 use super::{QUIET, alone, client, settle, times, until, versions};
-
-/// What the server says of the connections that track.
-pub(crate) async fn tracked(server: &RedisServer) -> Vec<String> {
-    let list = server.command(&["CLIENT", "LIST"]).await.text().unwrap();
-    // `t` among the flags: the connection tracks keys.
-    let flags = |line: &str| {
-        line.split(' ')
-            .find_map(|part| part.strip_prefix("flags=").map(|flags| flags.contains('t')))
-    };
-    list.lines().filter(|line| flags(line) == Some(true)).map(str::to_owned).collect()
-}
-
-/// The identifiers of the connections that track.
-async fn tracking(server: &RedisServer) -> Vec<String> {
-    let id = |line: &str| {
-        line.split(' ').find_map(|part| part.strip_prefix("id=")).unwrap_or_default().to_owned()
-    };
-    tracked(server).await.iter().map(|line| id(line)).collect()
-}
+use crate::common::place::{Place, plain};
+use crate::common::tracking;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_connection_vouched_for_is_not_served() {
@@ -152,15 +135,25 @@ async fn behind_a_black_hole_a_value_is_served_for_two_seconds_at_most() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn answers_that_cross_with_changes_leave_no_stale_entry() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let proxy = FaultProxy::start(server.addr()).await;
-    proxy.to_client().slice(7);
-    let cache = CacheClient::builder().url(proxy.url()).build().unwrap();
+    answers_cross_with_changes(Place::one(plain).await.behind_proxies().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn answers_of_a_cluster_that_cross_with_changes_leave_no_stale_entry() {
+    let _turn = alone().await;
+    answers_cross_with_changes(Place::primaries(plain).await.behind_proxies().await).await;
+}
+
+async fn answers_cross_with_changes(place: Place) {
+    for proxy in place.proxies() {
+        proxy.to_client().slice(7);
+    }
+    let cache = CacheClient::builder().url(place.url()).build().unwrap();
     let values = versions(&cache);
     const KEYS: u64 = 50;
     let (rounds, mut stale) = (times(100_000) / KEYS / 4, 0_u64);
     let near = Arc::new(AtomicU64::new(0));
-    let mut raw = server.connect().await;
+    let mut direct = place.direct().await;
     for round in 1..=rounds {
         let version = round.to_string();
         // Four readers a key race one write each; one of them reads many keys at once.
@@ -182,7 +175,8 @@ async fn answers_that_cross_with_changes_leave_no_stale_entry() {
             }));
         }
         for key in 0..KEYS {
-            raw.command(&["SET", &format!("v:{key}"), &version]).await.unwrap();
+            let key = format!("v:{key}");
+            direct[place.at(&key)].command(&["SET", &key, &version]).await.unwrap();
         }
         for reader in readers {
             reader.await.unwrap();
@@ -198,7 +192,8 @@ async fn answers_that_cross_with_changes_leave_no_stale_entry() {
     }
     let near = near.load(Ordering::Relaxed);
     println!(
-        "P14: {} races over a sliced wire, {near} reads near; stale entries after quiescence: {stale}",
+        "P14{}: {} races over a sliced wire, {near} reads near; stale entries after quiescence: {stale}",
+        place.name(),
         rounds * KEYS * 4
     );
     assert!(near > rounds, "nothing was ever near");

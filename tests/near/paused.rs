@@ -1,23 +1,23 @@
 //! P16 once more: a reader that stands still while it is told of more changes than anybody holds for it.
 
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use larder::testing::RedisServer;
+use larder::testing::{RedisServer, RedisServerBuilder};
 use larder::{CacheClient, Namespace};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::losses::tracked;
 use super::{alone, times, until};
-
-const URL: &str = "LARDER_PAUSED_URL";
-const BROADCAST: &str = "LARDER_PAUSED_BROADCAST";
+use crate::common::place::{Place, plain};
+use crate::common::process::{self, Process, now};
+use crate::common::{tracked, word_of};
 
 /// Enough keys of such a length that the news of them is more than two sockets and the server's limit hold together.
 const KEYS: u64 = 8_000;
 const LENGTH: usize = 1_000;
+
+/// Of one node, if it is a cluster: what one call reads is near, and what one command writes is told, all at once.
+const FAMILY: &str = "{v}";
 
 /// What the server keeps for a connection that does not read.
 const LIMIT: [&str; 4] = ["normal", "1mb", "0", "0"];
@@ -27,79 +27,32 @@ fn key(number: u64) -> String {
 }
 
 fn values(cache: &CacheClient, broadcast: bool) -> Namespace<str, u64> {
-    cache.namespace("v").near(true).broadcast(broadcast).build().unwrap()
+    cache.namespace(FAMILY).near(true).broadcast(broadcast).build().unwrap()
 }
 
-/// Nanoseconds by the clock that all processes of this machine share.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+/// Another process that reads all the time.
+async fn reader(url: &str, broadcast: bool) -> Process {
+    let mut reader = Process::begin("paused::a_reader_that_can_be_stopped", url);
+    reader.tell(if broadcast { "by prefix" } else { "by key" }).await;
+    reader.answer("ready").await;
+    reader
 }
 
-/// Another process that reads all the time: this test binary again.
-struct Reader {
-    child: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Reader {
-    async fn start(url: &str, broadcast: bool) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "paused::a_reader_that_can_be_stopped", "--nocapture"])
-            .env(URL, url)
-            .env(BROADCAST, if broadcast { "1" } else { "0" })
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut reader = Self { child, input, output };
-        reader.answer("ready").await;
-        reader
-    }
-
-    /// Tells it something, and gives the numbers of its answer.
-    async fn ask(&mut self, what: &str) -> Vec<u64> {
-        self.input.write_all(format!("{what}\n").as_bytes()).await.unwrap();
-        let word = what.split(' ').next().unwrap();
-        let numbers = self.answer(word).await;
-        numbers.split_whitespace().map(|number| number.parse().unwrap()).collect()
-    }
-
-    async fn answer(&mut self, word: &str) -> String {
-        let answer = async {
-            loop {
-                let line = self.output.next_line().await.unwrap().expect("the reader ended");
-                // The test harness does not end its line before the test prints.
-                if let Some(at) = line.find(&format!("> {word}")) {
-                    return line[at + 2 + word.len()..].to_owned();
-                }
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), answer).await.expect("the reader hung")
-    }
-
-    /// Stops it or lets it go on, by the recorded pid.
-    async fn signal(&self, signal: &str, reached: impl Fn(char) -> bool) {
-        let pid = self.child.id().unwrap();
-        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status();
-        assert!(sent.await.unwrap().success());
-        until(signal, async || {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-            stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).is_some_and(&reached)
-        })
-        .await;
-    }
+/// Tells it something, and gives the numbers of its answer.
+async fn ask(reader: &mut Process, what: &str) -> Vec<u64> {
+    reader.tell(what).await;
+    let numbers = reader.answer(what.split(' ').next().unwrap()).await;
+    numbers.split_whitespace().map(|number| number.parse().unwrap()).collect()
 }
 
 /// The other side; in a test run of its own it has nobody to serve.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_can_be_stopped() {
-    let Ok(url) = std::env::var(URL) else { return };
+    let Some(url) = process::told_url() else { return };
     let cache = CacheClient::connect(url).await.unwrap();
-    let values = values(&cache, std::env::var(BROADCAST).unwrap() == "1");
+    let mut input = BufReader::new(tokio::io::stdin()).lines();
+    let how = input.next_line().await.unwrap();
+    let values = values(&cache, how.as_deref() == Some("by prefix"));
     let keys: Arc<Vec<String>> = Arc::new((0..KEYS).map(key).collect());
     // When each read began, and what it gave.
     let log: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
@@ -116,7 +69,6 @@ async fn a_reader_that_can_be_stopped() {
         }
     });
     println!("> ready");
-    let mut input = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = input.next_line().await.unwrap() {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
@@ -161,7 +113,7 @@ async fn write(server: &RedisServer, value: u64) {
     for first in (0..KEYS).step_by(500) {
         let mut set = vec!["MSET".to_owned()];
         for number in first..(first + 500).min(KEYS) {
-            set.extend([format!("v:{}", key(number)), value.to_string()]);
+            set.extend([format!("{FAMILY}:{}", key(number)), value.to_string()]);
         }
         assert!(!writer.command(&set).await.unwrap().is_error());
     }
@@ -176,62 +128,68 @@ fn given_up(server: &RedisServer) -> u64 {
 
 /// How many bytes the server keeps for the connections that track.
 async fn kept_back(server: &RedisServer) -> u64 {
-    let field = |line: &str| {
-        line.split(' ').find_map(|part| part.strip_prefix("omem=")?.parse::<u64>().ok())
-    };
-    tracked(server).await.iter().filter_map(|line| field(line)).sum()
+    let lines = tracked(server).await;
+    lines.iter().filter_map(|line| word_of(line, "omem=")?.parse::<u64>().ok()).sum()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_stood_still_during_a_flood_serves_nothing_old_when_it_goes_on() {
     let _turn = alone().await;
-    let rounds = times(10);
-    for (how, broadcast, limited) in
-        [("by key", false, true), ("by prefix", true, true), ("by key", false, false)]
-    {
-        let server = match limited {
-            true => LIMIT.iter().fold(
-                RedisServer::builder().arg("--client-output-buffer-limit"),
-                |server, word| server.arg(*word),
-            ),
-            false => RedisServer::builder(),
-        };
-        let server = server.start().await;
-        write(&server, 0).await;
-        let mut reader = Reader::start(&server.url(), broadcast).await;
-        let (mut longest, mut stale, mut most, mut reads) = (Duration::ZERO, 0, 0, 0);
-        for round in 1..=rounds {
-            reader.ask("fill").await;
-            reader.signal("STOP", |state| state == 'T').await;
-            write(&server, 2 * round).await;
-            if limited {
-                until("the server gives the reader up", async || {
-                    given_up(&server) == round && tracked(&server).await.is_empty()
-                })
-                .await;
-            }
-            most = most.max(kept_back(&server).await);
-            // With a limit nobody is left to tell of this one.
-            write(&server, 2 * round + 1).await;
-            let from = now();
-            reader.signal("CONT", |state| state != 'T').await;
-            let answered = reader.ask("answered").await[0];
-            let [old, last, count] = reader.ask(&format!("check {}", 2 * round + 1)).await[..]
-            else {
-                panic!("a check has three numbers");
-            };
-            stale += old + u64::from(last > answered);
-            reads += count;
-            longest = longest.max(Duration::from_nanos(last.saturating_sub(from)));
-        }
-        let limit = if limited { LIMIT.join(" ") } else { "none".to_owned() };
-        println!(
-            "P16: flood of {} changes at a paused reader, told {how}, limit {limit}: {rounds} times, {} connections given up by the server, {most} bytes kept back, {reads} reads, the last old one {longest:?} after it went on, {stale} stale",
-            2 * KEYS,
-            given_up(&server)
-        );
-        assert_eq!(given_up(&server), if limited { rounds } else { 0 });
-        assert!(limited || most > 1_000_000, "the reader had room for everything");
-        assert_eq!(stale, 0);
+    for (how, broadcast) in [("by key", false), ("by prefix", true)] {
+        a_reader_stands_still(Place::one(limited).await, how, broadcast, true).await;
     }
+    a_reader_stands_still(Place::one(plain).await, "by key", false, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_a_cluster_that_stood_still_during_a_flood_serves_nothing_old() {
+    let _turn = alone().await;
+    a_reader_stands_still(Place::primaries(limited).await, "by key", false, true).await;
+}
+
+fn limited(server: RedisServerBuilder) -> RedisServerBuilder {
+    let server = server.arg("--client-output-buffer-limit");
+    LIMIT.iter().fold(server, |server, word| server.arg(*word))
+}
+
+async fn a_reader_stands_still(place: Place, how: &str, broadcast: bool, limited: bool) {
+    let rounds = times(10);
+    let server = &place.nodes()[place.at(FAMILY)];
+    write(server, 0).await;
+    let mut reader = reader(&place.url(), broadcast).await;
+    let (mut longest, mut stale, mut most, mut reads) = (Duration::ZERO, 0, 0, 0);
+    for round in 1..=rounds {
+        ask(&mut reader, "fill").await;
+        reader.stop().await;
+        write(server, 2 * round).await;
+        if limited {
+            until("the server gives the reader up", async || {
+                given_up(server) == round && tracked(server).await.is_empty()
+            })
+            .await;
+        }
+        most = most.max(kept_back(server).await);
+        // With a limit nobody is left to tell of this one.
+        write(server, 2 * round + 1).await;
+        let from = now();
+        reader.go_on().await;
+        let answered = ask(&mut reader, "answered").await[0];
+        let check = format!("check {}", 2 * round + 1);
+        let [old, last, count] = ask(&mut reader, &check).await[..] else {
+            panic!("a check has three numbers");
+        };
+        stale += old + u64::from(last > answered);
+        reads += count;
+        longest = longest.max(Duration::from_nanos(last.saturating_sub(from)));
+    }
+    let limit = if limited { LIMIT.join(" ") } else { "none".to_owned() };
+    println!(
+        "P16{}: flood of {} changes at a paused reader, told {how}, limit {limit}: {rounds} times, {} connections given up by the server, {most} bytes kept back, {reads} reads, the last old one {longest:?} after it went on, {stale} stale",
+        place.name(),
+        2 * KEYS,
+        given_up(server)
+    );
+    assert_eq!(given_up(server), if limited { rounds } else { 0 });
+    assert!(limited || most > 1_000_000, "the reader had room for everything");
+    assert_eq!(stale, 0);
 }

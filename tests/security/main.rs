@@ -2,13 +2,11 @@
 //! whatever it is given. `LARDER_FULL=1` runs the full counts.
 
 mod acl;
+#[path = "../common/mod.rs"]
+mod common;
 mod isolation;
 
-/// A tenth of a count, unless all were asked for.
-fn times(full: u64) -> u64 {
-    let all = std::env::var_os("LARDER_FULL").is_some_and(|set| set == "1");
-    if all { full } else { full / 10 }
-}
+use common::times;
 
 /// A file of the repository.
 fn text_of(path: &str) -> String {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use larder::testing::{Cut, FaultProxy, RedisServer};
 
-use crate::world::{World, until};
+use crate::until;
+use crate::world::World;
 
 pub(crate) struct Faults {
     server: RedisServer,

@@ -2,6 +2,8 @@
 //! Nothing promised may break, and memory, tasks and files are flat at the end. It runs for some seconds, and for ten
 //! minutes with `LARDER_FULL=1`; `LARDER_SEED` repeats a mix.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod faults;
 mod locks;
 mod registers;
@@ -12,11 +14,12 @@ mod world;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::{full, resident, until};
 use larder::testing::{FaultProxy, RedisServer};
 use tokio::task::JoinSet;
 
 use self::faults::Faults;
-use self::world::{World, until};
+use self::world::World;
 
 /// What a call may take, by the setting of both clients.
 const DEADLINE: Duration = Duration::from_millis(500);
@@ -25,15 +28,7 @@ const DEADLINE: Duration = Duration::from_millis(500);
 const GROWTH: u64 = 16 << 20;
 
 fn length() -> Duration {
-    let full = std::env::var_os("LARDER_FULL").is_some_and(|set| set == "1");
-    Duration::from_secs(if full { 600 } else { 20 })
-}
-
-/// A number out of `/proc/self/status`, in bytes.
-fn memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    Duration::from_secs(if full() { 600 } else { 20 })
 }
 
 /// How many files and sockets this process has open.
@@ -56,8 +51,8 @@ impl Memory {
     /// Between a quarter and a half of the run is warm; the last quarter is the end.
     fn look(&mut self, elapsed: Duration, length: Duration) {
         match elapsed.as_secs_f64() / length.as_secs_f64() {
-            part if (0.25..0.5).contains(&part) => self.warm = self.warm.max(memory()),
-            part if part >= 0.75 => self.end = self.end.max(memory()),
+            part if (0.25..0.5).contains(&part) => self.warm = self.warm.max(resident()),
+            part if part >= 0.75 => self.end = self.end.max(resident()),
             _ => {}
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use larder::{CacheClient, Error, ErrorKind, Outcome, Result};
 
-use crate::DEADLINE;
+use crate::{DEADLINE, until};
 
 /// Two clients of one server, as two processes would have them.
 pub(crate) struct World {
@@ -51,15 +51,6 @@ pub(crate) fn count(counter: &AtomicU64) {
 
 pub(crate) fn of(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
-}
-
-/// Waits for what has to come about soon.
-pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !is_so().await {
-        assert!(Instant::now() < end, "not within 20 s: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await; // polled
-    }
 }
 
 /// How a call ended, for who writes down what the store may hold.

@@ -1,0 +1,223 @@
+//! Where a test runs: one server or a cluster, with or without a network in front that breaks; or every store in turn.
+
+use larder::CacheClient;
+use larder::testing::{
+    FaultProxy, RawConnection, RedisCluster, RedisServer, RedisServerBuilder, Resp,
+};
+
+use super::until;
+
+/// For servers without settings of their own.
+pub(crate) fn plain(server: RedisServerBuilder) -> RedisServerBuilder {
+    server
+}
+
+/// How many primaries a cluster has.
+const PRIMARIES: usize = 3;
+
+/// One server, or several that are a cluster.
+pub(crate) struct Place {
+    servers: Servers,
+    proxies: Vec<FaultProxy>,
+}
+
+enum Servers {
+    One(Box<RedisServer>),
+    Cluster(RedisCluster),
+}
+
+impl Place {
+    /// A server.
+    pub(crate) async fn one(set: impl Fn(RedisServerBuilder) -> RedisServerBuilder) -> Self {
+        let server = set(RedisServer::builder()).start().await;
+        Self { servers: Servers::One(Box::new(server)), proxies: Vec::new() }
+    }
+
+    /// Three primaries with a replica each.
+    pub(crate) async fn cluster(set: impl Fn(RedisServerBuilder) -> RedisServerBuilder) -> Self {
+        let cluster = RedisCluster::with(PRIMARIES, 1, set).await;
+        Self { servers: Servers::Cluster(cluster), proxies: Vec::new() }
+    }
+
+    /// Three primaries alone: nobody takes the place of one that stands still.
+    pub(crate) async fn primaries(set: impl Fn(RedisServerBuilder) -> RedisServerBuilder) -> Self {
+        let cluster = RedisCluster::with(PRIMARIES, 0, set).await;
+        Self { servers: Servers::Cluster(cluster), proxies: Vec::new() }
+    }
+
+    /// With a proxy in front of each server, to which clients are sent. Not for replicas, who would be sent there as well.
+    pub(crate) async fn behind_proxies(mut self) -> Self {
+        let addresses: Vec<_> = self.servers().iter().map(RedisServer::addr).collect();
+        for address in addresses {
+            self.proxies.push(FaultProxy::start(address).await);
+        }
+        if let Servers::Cluster(cluster) = &self.servers {
+            assert_eq!(cluster.nodes().len(), PRIMARIES);
+            for (node, proxy) in cluster.nodes().iter().zip(&self.proxies) {
+                let port = proxy.addr().port().to_string();
+                let set = ["CONFIG", "SET", "cluster-announce-port", &port];
+                assert!(!node.command(&set).await.is_error());
+            }
+            for node in cluster.nodes() {
+                until("the nodes name the proxies", async || names_all(node, &self.proxies).await)
+                    .await;
+            }
+        }
+        self
+    }
+
+    /// What a figure says of it after the number of its promise.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.servers {
+            Servers::One(_) => "",
+            Servers::Cluster(_) => " cluster",
+        }
+    }
+
+    /// The URL for a client, behind the proxies if there are some.
+    pub(crate) fn url(&self) -> String {
+        match (&self.servers, &self.proxies[..]) {
+            (Servers::One(server), []) => server.url(),
+            (Servers::Cluster(cluster), []) => cluster.url(),
+            (Servers::One(_), proxies) => proxies[0].url(),
+            (Servers::Cluster(_), proxies) => {
+                let all: Vec<_> = proxies.iter().map(|one| one.addr().to_string()).collect();
+                // With the login of a proxy's URL, if it has one.
+                let login = proxies[0].url();
+                let login = login.trim_start_matches("redis://");
+                let login = login.trim_end_matches(all[0].as_str());
+                format!("redis+cluster://{login}{}", all.join(","))
+            }
+        }
+    }
+
+    pub(crate) async fn client(&self) -> CacheClient {
+        CacheClient::connect(self.url()).await.unwrap()
+    }
+
+    /// All servers, the primaries first.
+    fn servers(&self) -> &[RedisServer] {
+        match &self.servers {
+            Servers::One(server) => std::slice::from_ref(server),
+            Servers::Cluster(cluster) => cluster.nodes(),
+        }
+    }
+
+    /// The servers that serve keys.
+    pub(crate) fn nodes(&self) -> &[RedisServer] {
+        let servers = self.servers();
+        &servers[..servers.len().min(PRIMARIES)]
+    }
+
+    /// The number of the server of a key, unless slots were moved.
+    pub(crate) fn at(&self, key: &str) -> usize {
+        let (slot, nodes) = (usize::from(RedisCluster::slot(key)), self.nodes().len());
+        (0..nodes).find(|at| slot < (at + 1) * 16_384 / nodes).expect("every slot is served")
+    }
+
+    /// Sends a command to the server of a key.
+    pub(crate) async fn command(&self, key: &str, args: &[impl AsRef<[u8]>]) -> Resp {
+        self.nodes()[self.at(key)].command(args).await
+    }
+
+    /// A connection to each server, in the order of [`nodes`](Self::nodes).
+    pub(crate) async fn direct(&self) -> Vec<RawConnection> {
+        let mut all = Vec::new();
+        for node in self.nodes() {
+            all.push(node.connect().await);
+        }
+        all
+    }
+
+    /// A connection to the server of a key.
+    pub(crate) async fn direct_to(&self, key: &str) -> RawConnection {
+        self.nodes()[self.at(key)].connect().await
+    }
+
+    /// For each server the first numbers whose keys `{prefix}{number}` it serves.
+    pub(crate) fn numbers(&self, prefix: &str, each: usize) -> Vec<Vec<u64>> {
+        let mut numbers = vec![Vec::new(); self.nodes().len()];
+        for number in 0.. {
+            if numbers.iter().all(|of_one| of_one.len() == each) {
+                break;
+            }
+            let of_one = &mut numbers[self.at(&format!("{prefix}{number}"))];
+            if of_one.len() < each {
+                of_one.push(number);
+            }
+        }
+        numbers
+    }
+
+    pub(crate) fn proxies(&self) -> &[FaultProxy] {
+        &self.proxies
+    }
+
+    /// One of them after the other.
+    pub(crate) fn server(&self, turn: usize) -> &RedisServer {
+        &self.nodes()[turn % self.nodes().len()]
+    }
+
+    /// The server, if it is the only one: a node of a cluster that was started again does not know of its proxy.
+    pub(crate) fn alone(&mut self) -> Option<&mut RedisServer> {
+        match &mut self.servers {
+            Servers::One(server) => Some(server),
+            Servers::Cluster(_) => None,
+        }
+    }
+
+    /// Ends a server at once (SIGKILL), and starts it again.
+    pub(crate) async fn kill_and_restart(&mut self, at: usize) {
+        match &mut self.servers {
+            Servers::One(server) => server.restart().await,
+            Servers::Cluster(cluster) => cluster.restart(at).await,
+        }
+    }
+
+    pub(crate) fn cuts(&self) -> u64 {
+        self.proxies.iter().map(FaultProxy::cuts).sum()
+    }
+
+    pub(crate) fn accepts(&self) -> u64 {
+        self.proxies.iter().map(FaultProxy::accepts).sum()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.proxies.iter().map(FaultProxy::connections).sum()
+    }
+}
+
+async fn names_all(node: &RedisServer, proxies: &[FaultProxy]) -> bool {
+    let slots = node.command(&["CLUSTER", "SLOTS"]).await;
+    let named = |proxy: &FaultProxy| {
+        slots.items().iter().any(|range| {
+            let port = range.items().get(2).and_then(|node| node.items().get(1)?.int());
+            port == Some(proxy.addr().port().into())
+        })
+    };
+    proxies.iter().all(named)
+}
+
+/// What stands behind [`stores`]: it lives as long as they are used.
+pub(crate) struct Behind {
+    server: Place,
+    cluster: Place,
+}
+
+/// Every store, by name: a server, a cluster, and the embedded one.
+pub(crate) async fn stores() -> (Behind, [(&'static str, CacheClient); 3]) {
+    let behind = Behind { server: Place::one(plain).await, cluster: Place::cluster(plain).await };
+    let (server, cluster) = (behind.server.client().await, behind.cluster.client().await);
+    (behind, [("Redis", server), ("cluster", cluster), ("embedded", CacheClient::memory())])
+}
+
+impl Behind {
+    /// Another client of a store; of the embedded one it is the same.
+    pub(crate) async fn another(&self, store: &str, cache: &CacheClient) -> CacheClient {
+        match store {
+            "Redis" => self.server.client().await,
+            "cluster" => self.cluster.client().await,
+            _ => cache.clone(),
+        }
+    }
+}
