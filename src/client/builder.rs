@@ -125,7 +125,7 @@ impl Builder {
     }
 
     /// The store, by its URL: `memory://`, `redis://`, `redis+unix://`, `redis+sentinel://`,
-    /// `redis+cluster://`. Defaults to `memory://`.
+    /// `redis+cluster://`; over TLS `rediss://` and so on. Defaults to `memory://`.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(SecretString::from(url.into()));
         self
@@ -158,15 +158,15 @@ impl Builder {
         self
     }
 
-    /// Who we are at the sentinels of a URL `redis+sentinel://`; its user and password are those of the servers that they
-    /// watch. Defaults to nobody.
+    /// Who we are at the sentinels of a URL `redis+sentinel://` or `rediss+sentinel://`; its user and password are those of the
+    /// servers that they watch. Defaults to nobody.
     pub fn sentinel_credentials(mut self, provider: impl CredentialsProvider) -> Self {
         self.sentinel_credentials = Some(Arc::new(provider));
         self
     }
 
-    /// Settings of TLS for a URL `rediss://` or `rediss+cluster://`; what the URL itself says of certificates is not used
-    /// then. Defaults to the roots of the operating system.
+    /// Settings of TLS for a URL `rediss://`, `rediss+cluster://` or `rediss+sentinel://`; what the URL itself says of
+    /// certificates is not used then. Defaults to the roots of the operating system.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
@@ -470,7 +470,7 @@ impl Builder {
                     }
                 }
                 _ => mistakes.push(
-                    "sentinel_credentials is set and the URL is not redis+sentinel://; leave it out"
+                    "sentinel_credentials is set and the URL is not redis+sentinel:// or rediss+sentinel://; leave it out"
                         .to_owned(),
                 ),
             }
@@ -479,8 +479,10 @@ impl Builder {
         if let Some(tls) = &self.tls {
             match &mut target.tls {
                 Some(of_url) => *of_url = tls.clone(),
-                None => mistakes
-                    .push("tls is set and the URL is not rediss:// or rediss+cluster://; change one of them".to_owned()),
+                None => mistakes.push(
+                    "tls is set and the URL is not rediss://, rediss+cluster:// or rediss+sentinel://; change one of them"
+                        .to_owned(),
+                ),
             }
         }
         match target.secure() {
