@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::testing::{RedisSentinels, RedisServer, Scripted, ScriptedServer};
-use larder::{Builder, CacheClient, Direction, ErrorKind, Outcome, Tls};
+use larder::testing::{
+    LEAST_PRIVILEGE_AT_SENTINELS, RedisSentinels, RedisServer, Resp, Scripted, ScriptedServer,
+};
+use larder::{Builder, CacheClient, Credentials, Direction, ErrorKind, Outcome, Tls};
 use tokio::sync::{Mutex, MutexGuard};
 
 #[path = "tls/authority.rs"]
@@ -321,4 +323,71 @@ async fn sentinels_that_know_nobody_name_a_replica_or_are_silent_are_told_apart(
         let text = error.to_string();
         assert!(text.contains(said) && !text.contains("canary"), "{answer:?}: {text}");
     }
+}
+
+/// What servers and sentinels refused. Newer ones know a command more, which the driver sends and does not need.
+async fn refused(server: &RedisServer) -> Vec<String> {
+    let log = server.command(&["ACL", "LOG"]).await;
+    let entries = log
+        .items()
+        .iter()
+        .map(|entry| entry.items().iter().filter_map(Resp::text).collect::<Vec<_>>().join(" "));
+    entries.filter(|entry| !entry.contains("client|setinfo")).collect()
+}
+
+/// P30: what docs/security.md says that a user needs at the sentinels, and at the servers that they watch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_and_their_servers_are_used_with_the_least_rights() {
+    let _turn = alone().await;
+    let group = RedisSentinels::with(NAME, |server| server.least_privilege(["~*"])).await;
+    let set = async |rules: &str| {
+        for sentinel in &group.sentinels {
+            let user = ["ACL", "SETUSER", "watcher", "reset", "on", ">pw"].into_iter();
+            let rules: Vec<&str> = user.chain(rules.split_whitespace()).collect();
+            assert_eq!(sentinel.command(&rules).await.text().as_deref(), Some("OK"));
+        }
+    };
+    let client = || {
+        let watcher = || async { Ok::<_, std::io::Error>(Credentials::user("watcher", "pw")) };
+        CacheClient::builder().url(group.url()).sentinel_credentials(watcher)
+    };
+    // The witness: what is not allowed is an error, and in the log.
+    set("+ping").await;
+    let error = client().connect().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Permission, Outcome::NotSent));
+    for sentinel in &group.sentinels {
+        let log = refused(sentinel).await.join("; ");
+        assert!(log.contains("sentinel|get-master-addr-by-name"), "{log}");
+        assert_eq!(sentinel.command(&["ACL", "LOG", "RESET"]).await.text().as_deref(), Some("OK"));
+    }
+
+    set(LEAST_PRIVILEGE_AT_SENTINELS).await;
+    let cache = client().connect().await.unwrap();
+    cache.set_value("k", "v", None).await.unwrap();
+    for sentinel in &group.sentinels {
+        until("it is listened to", async || {
+            let clients = sentinel.command(&["CLIENT", "LIST"]).await.text().unwrap_or_default();
+            let ours = |one: &str| one.contains(" user=watcher ") && one.contains(" sub=1 ");
+            clients.lines().any(ours)
+        })
+        .await;
+    }
+    let old = group.primary().await;
+    group.fail_over().await;
+    group.announced(old).await;
+    until("writes go to the new primary", async || {
+        _ = cache.set_value("k", "w", None).await;
+        let stored = group.servers[1 - old].command(&["GET", "k"]).await;
+        stored.text().as_deref() == Some("w")
+    })
+    .await;
+    let mut count = 0;
+    for server in group.sentinels.iter().chain(&group.servers) {
+        let refused = refused(server).await;
+        count += refused.len();
+        assert!(refused.is_empty(), "{refused:?}");
+    }
+    println!(
+        "P30: three sentinels and two servers with the least rights, commands refused {count}"
+    );
 }

@@ -27,7 +27,7 @@ mod scripted;
 mod sentinels;
 mod server;
 
-pub use acl::LEAST_PRIVILEGE;
+pub use acl::{LEAST_PRIVILEGE, LEAST_PRIVILEGE_AT_SENTINELS};
 pub use cluster::{RedisCluster, SlotMover};
 pub use faulty::{Fault, Faulty};
 pub use proxy::{Cut, FaultProxy, Link, SentCommand};

@@ -39,8 +39,9 @@ enum Says {
 /// once, since one that was cut off may still name the primary of yesterday. One that is not to be trusted has no say.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] if those that answer do not know the name; [`ErrorKind::Auth`] or [`ErrorKind::Tls`] if one of
-/// those that do not answer refuses us or is not to be trusted; [`ErrorKind::Unavailable`] if none answers.
+/// [`ErrorKind::Config`] if those that answer do not know the name; [`ErrorKind::Auth`], [`ErrorKind::Permission`] or
+/// [`ErrorKind::Tls`] if one of those that do not answer refuses us or is not to be trusted; [`ErrorKind::Unavailable`] if
+/// none answers.
 pub(super) async fn primary(sentinels: &Sentinels) -> Result<Address> {
     let asked = sentinels.targets.iter().map(|target| async {
         let answer = tokio::time::timeout(PATIENCE, ask(target, &sentinels.primary)).await;
@@ -96,9 +97,9 @@ pub(super) async fn primary(sentinels: &Sentinels) -> Result<Address> {
     }
 }
 
-/// Whether waiting does not mend it: we are not let in, or do not trust who is there.
+/// Whether waiting does not mend it: we are not let in, may not ask, or do not trust who is there.
 fn stays(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Auth | ErrorKind::Tls)
+    matches!(error.kind(), ErrorKind::Auth | ErrorKind::Permission | ErrorKind::Tls)
 }
 
 async fn ask(target: &RedisTarget, primary: &str) -> Result<Says> {
