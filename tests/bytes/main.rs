@@ -1,6 +1,7 @@
 //! P29: no bytes from outside make a reader panic, hang, or allocate more than they are worth. The targets are those of
 //! `fuzz/`, for a few seconds each; `./check fuzz` feeds them for longer. `LARDER_FULL=1` does so for a minute each.
 
+mod compressed;
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod crate_of_fuzz;
