@@ -30,6 +30,10 @@ fn root() -> PathBuf {
 }
 
 fn sources() -> Vec<Source> {
+    sources_in(&root())
+}
+
+fn sources_in(root: &Path) -> Vec<Source> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -41,11 +45,11 @@ fn sources() -> Vec<Source> {
         }
     }
     let mut found = Vec::new();
-    walk(&root(), &mut found);
+    walk(root, &mut found);
     found
         .into_iter()
         .map(|path| {
-            let inside = path.strip_prefix(root()).unwrap();
+            let inside = path.strip_prefix(root).unwrap();
             let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
             let text = fs::read_to_string(&path).unwrap();
             let code = text
@@ -172,4 +176,26 @@ fn the_library_never_lists_or_flushes_everything() {
             }
         }
     }
+}
+
+/// Bad input 38: there is no panel that could be asked without a password, since nobody can be asked at all.
+#[test]
+fn nothing_of_the_library_or_the_command_listens() {
+    let command = Path::new(env!("CARGO_MANIFEST_DIR")).join("cli/src");
+    let (mut looked_at, mut for_tests) = (0, 0);
+    for source in sources().into_iter().chain(sources_in(&command)) {
+        looked_at += 1;
+        for line in &source.code {
+            for way in
+                ["TcpListener", "UnixListener", "UdpSocket", "TcpSocket", "::bind(", ".listen("]
+            {
+                let listens = line.contains(way);
+                // What tests of a cache need does: that is the witness.
+                assert!(source.module == "testing" || !listens, "{} listens: {line}", source.path);
+                for_tests += usize::from(listens);
+            }
+        }
+    }
+    assert!(looked_at > 100 && for_tests > 0, "{looked_at} files, {for_tests} lines for tests");
+    println!("row 38: {looked_at} files, nothing listens but what is for tests");
 }

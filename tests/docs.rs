@@ -72,9 +72,6 @@ fn every_row_of_failures_names_its_test() {
     assert!(without.is_empty(), "{without:?}");
 }
 
-/// Bad inputs that wait for what does not exist yet.
-const LATER: [u32; 2] = [17, 38];
-
 #[test]
 fn every_bad_input_names_its_tests() {
     let page = std::fs::read_to_string(root().join("docs/bad-inputs.md")).unwrap();
@@ -87,9 +84,9 @@ fn every_bad_input_names_its_tests() {
     }
     for row in 1..=39 {
         let count = rows.get(&row).copied().unwrap_or_else(|| panic!("row {row} is not there"));
-        assert_eq!(count == 0, LATER.contains(&row), "row {row} names {count} tests");
+        assert!(count > 0, "row {row} names no test");
     }
-    println!("bad inputs: {} rows, {LATER:?} not there yet", rows.len());
+    println!("bad inputs: {} rows, each with its tests", rows.len());
 }
 
 #[test]

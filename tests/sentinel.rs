@@ -1,6 +1,8 @@
 //! Sentinels, real ones: the primary is found, and found again. P12, and bad input 27 as far as sentinels go.
 //! `LARDER_FULL=1` runs more failovers.
 
+#[path = "tls/authority.rs"]
+mod authority;
 mod common;
 
 use std::collections::HashSet;
@@ -8,9 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use authority::Authority;
 use common::{alone, full, until};
-use larder::testing::{RedisServer, Resp, Scripted, ScriptedServer};
-use larder::{CacheClient, Direction, ErrorKind, Outcome};
+use larder::testing::{
+    LEAST_PRIVILEGE_AT_SENTINELS, RedisSentinels, RedisServer, Resp, Scripted, ScriptedServer,
+};
+use larder::{Builder, CacheClient, Credentials, Direction, ErrorKind, Outcome, Tls};
 
 const NAME: &str = "cache";
 
@@ -18,107 +23,71 @@ fn rounds(all: usize, usual: usize) -> usize {
     if full() { all } else { usual }
 }
 
-/// A primary, its replica, and three sentinels.
+/// A primary, its replica and three sentinels, and how they are spoken to.
 struct Group {
-    servers: [RedisServer; 2],
-    sentinels: Vec<RedisServer>,
+    of: RedisSentinels,
+    tls: Option<Tls>,
 }
 
 impl Group {
     async fn start() -> Self {
-        let durable = |builder: larder::testing::RedisServerBuilder| {
-            builder.arg("--appendonly").arg("yes").arg("--repl-diskless-sync-delay").arg("0")
-        };
-        let primary = durable(RedisServer::builder()).start().await;
-        let port = primary.port().to_string();
-        let replica = durable(RedisServer::builder())
-            .arg("--replicaof")
-            .arg("127.0.0.1")
-            .arg(&port)
-            .start()
-            .await;
-        until("the replica follows", async || replica.info("master_link_status").await == "up")
-            .await;
-        let mut sentinels = Vec::new();
-        for _ in 0..3 {
-            sentinels.push(RedisServer::builder().sentinel(NAME, primary.port(), 2).start().await);
-        }
-        let group = Self { servers: [primary, replica], sentinels };
-        group.is_whole().await;
-        group
+        Self { of: RedisSentinels::start(NAME).await, tls: None }
     }
 
-    /// Every sentinel knows the others and a replica that is there.
-    async fn is_whole(&self) {
-        for sentinel in &self.sentinels {
-            until("the sentinels know each other and the replica", async || {
-                let state = sentinel.command(&["SENTINEL", "MASTER", NAME]).await;
-                let fields = texts(&state);
-                let is = |name: &str, value: &str| {
-                    fields.chunks(2).any(|pair| pair[0] == name && pair[1] == value)
-                };
-                let replicas = sentinel.command(&["SENTINEL", "REPLICAS", NAME]).await;
-                let Resp::Array(replicas) = &replicas else { return false };
-                let up = |replica: &Resp| {
-                    let fields = texts(replica);
-                    let has = |name: &str, value: &str| {
-                        fields.chunks(2).any(|pair| pair[0] == name && pair[1] == value)
-                    };
-                    has("flags", "slave") && has("master-link-status", "ok")
-                };
-                is("flags", "master")
-                    && is("num-other-sentinels", "2")
-                    && replicas.iter().filter(|replica| up(replica)).count() == 1
-            })
-            .await;
-        }
+    /// Everybody shows a certificate, and wants one, among each other as well.
+    async fn over_tls() -> Self {
+        let authority = Authority::new();
+        let them = authority.good();
+        let of = RedisSentinels::with(NAME, |server| {
+            let clients = Some(authority.pem.clone());
+            server.tls(them.certificate.clone(), them.key.clone(), clients)
+        });
+        let us = authority.good();
+        let tls = Tls::new().ca_pem(&authority.pem).identity_pem(&us.certificate, &us.key);
+        Self { of: of.await, tls: Some(tls) }
     }
 
     fn url(&self) -> String {
-        let hosts: Vec<_> =
-            self.sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port())).collect();
-        format!("redis+sentinel://{}/{NAME}", hosts.join(","))
+        if self.tls.is_some() { self.of.tls_url("localhost") } else { self.of.url() }
     }
 
-    /// The port of the primary that a sentinel names.
-    async fn named_by(&self, sentinel: usize) -> u16 {
-        let answer =
-            self.sentinels[sentinel].command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]).await;
-        texts(&answer)[1].parse().unwrap()
+    fn client_at(&self, url: String) -> Builder {
+        let builder = CacheClient::builder().url(url);
+        match &self.tls {
+            Some(tls) => builder.tls(tls.clone()),
+            None => builder,
+        }
     }
 
-    /// Which of the servers is the primary.
-    async fn primary(&self) -> usize {
-        let port = self.named_by(0).await;
-        self.servers.iter().position(|server| server.port() == port).unwrap()
+    fn client(&self) -> Builder {
+        self.client_at(self.url())
     }
 
-    /// When most of the sentinels name another primary than the one at `old`.
-    async fn announced(&self, old: u16) -> Instant {
-        until("a new primary", async || {
-            let mut new = 0;
-            for sentinel in 0..self.sentinels.len() {
-                new += usize::from(self.named_by(sentinel).await != old);
-            }
-            new >= 2
-        })
-        .await;
-        Instant::now()
-    }
-}
-
-fn texts(resp: &Resp) -> Vec<String> {
-    match resp {
-        Resp::Array(parts) => parts.iter().filter_map(Resp::text).collect(),
-        _ => Vec::new(),
+    /// For the figures.
+    fn how(&self) -> &'static str {
+        if self.tls.is_some() { " over TLS" } else { "" }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_primary_is_found_even_if_a_sentinel_is_gone_or_stands_still() {
     let _turn = alone().await;
-    let mut group = Group::start().await;
-    let cache = CacheClient::connect(group.url()).await.unwrap();
+    is_found(&mut Group::start().await).await;
+}
+
+/// One group for all of it: to start one takes longer than most of what is tried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_the_primary_is_found_left_and_found_again() {
+    let _turn = alone().await;
+    let mut group = Group::over_tls().await;
+    is_left(&group).await;
+    group.of.is_whole().await;
+    go_on(&mut group).await;
+    is_found(&mut group).await;
+}
+
+async fn is_found(group: &mut Group) {
+    let cache = group.client().connect().await.unwrap();
     cache.set_value("k", "v", None).await.unwrap();
     assert_eq!(cache.get_value("k").await.unwrap().as_deref(), Some("v"));
     let near = cache.namespace::<str, u64>("n").ttl(Duration::from_secs(60)).near(true);
@@ -130,21 +99,21 @@ async fn the_primary_is_found_even_if_a_sentinel_is_gone_or_stands_still() {
     let guard = cache.lock("l").acquire().await.unwrap();
     assert!(guard.release().await.unwrap());
 
-    group.sentinels[0].kill().await;
-    group.sentinels[1].pause().await;
+    group.of.sentinels[0].kill().await;
+    group.of.sentinels[1].pause().await;
     let begun = Instant::now();
-    CacheClient::connect(group.url()).await.unwrap().ping().await.unwrap();
-    println!("P12: found by one sentinel of three in {:?}", begun.elapsed());
-    group.sentinels[1].resume().await;
+    group.client().connect().await.unwrap().ping().await.unwrap();
+    println!("P12: found by one sentinel of three{} in {:?}", group.how(), begun.elapsed());
+    group.of.sentinels[1].resume().await;
 
     let unknown = group.url().replace(NAME, "other");
-    let error = CacheClient::connect(unknown).await.unwrap_err();
+    let error = group.client_at(unknown).connect().await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Config, Outcome::NotSent));
     assert!(error.to_string().contains("`other`"), "{error}");
-    for sentinel in &mut group.sentinels[1..] {
+    for sentinel in &mut group.of.sentinels[1..] {
         sentinel.kill().await;
     }
-    let error = CacheClient::connect(group.url()).await.unwrap_err();
+    let error = group.client().connect().await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotSent));
     assert!(error.to_string().contains("none of the 3 sentinels"), "{error}");
     // A connection that stands needs no sentinel.
@@ -162,8 +131,11 @@ enum Loss {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_go_on_at_the_new_primary_within_two_seconds_of_its_announcement() {
     let _turn = alone().await;
-    let mut group = Group::start().await;
-    let cache = CacheClient::connect(group.url()).await.unwrap();
+    go_on(&mut Group::start().await).await;
+}
+
+async fn go_on(group: &mut Group) {
+    let cache = group.client().connect().await.unwrap();
     for (loss, times) in
         [(Loss::Killed, rounds(10, 1)), (Loss::Asked, rounds(10, 1)), (Loss::Stopped, rounds(5, 1))]
     {
@@ -194,21 +166,14 @@ async fn writes_go_on_at_the_new_primary_within_two_seconds_of_its_announcement(
                 }
             });
             until("writes", async || cache.key_exists(&list).await.unwrap_or(false)).await;
-            let old = group.primary().await;
-            let port = group.servers[old].port();
+            let old = group.of.primary().await;
             match loss {
-                Loss::Killed => group.servers[old].kill().await,
-                Loss::Stopped => group.servers[old].pause().await,
-                Loss::Asked => {
-                    until("a failover begins", async || {
-                        let answer =
-                            group.sentinels[0].command(&["SENTINEL", "FAILOVER", NAME]).await;
-                        answer.text().as_deref() == Some("OK")
-                    })
-                    .await;
-                }
+                Loss::Killed => group.of.servers[old].kill().await,
+                Loss::Stopped => group.of.servers[old].pause().await,
+                Loss::Asked => group.of.fail_over().await,
             }
-            let announced = group.announced(port).await;
+            group.of.announced(old).await;
+            let announced = Instant::now();
             until("writes after the announcement", async || {
                 let written = written.lock().unwrap();
                 written.iter().filter(|(_, at)| *at > announced).count() > 50
@@ -221,11 +186,11 @@ async fn writes_go_on_at_the_new_primary_within_two_seconds_of_its_announcement(
             resumes.push(first.expect("writes went on").duration_since(announced));
             // The old primary comes back, and becomes a replica.
             match loss {
-                Loss::Killed => group.servers[old].restart().await,
-                Loss::Stopped => group.servers[old].resume().await,
+                Loss::Killed => group.of.servers[old].restart().await,
+                Loss::Stopped => group.of.servers[old].resume().await,
                 Loss::Asked => {}
             }
-            group.is_whole().await;
+            group.of.is_whole().await;
             let kept: HashSet<u64> =
                 cache.get_list(&list).await.unwrap().iter().map(|id| id.parse().unwrap()).collect();
             acked += all.len();
@@ -235,8 +200,9 @@ async fn writes_go_on_at_the_new_primary_within_two_seconds_of_its_announcement(
         }
         resumes.sort();
         println!(
-            "P12: primary {loss:?} {times} times: writes resume {:?} p50, {:?} max after the announcement; \
+            "P12: primary {loss:?} {times} times{}: writes resume {:?} p50, {:?} max after the announcement; \
              READONLY seen {read_only}; {acked} acked, {lost} lost (measured, not promised), {unknown} unknown",
+            group.how(),
             resumes[resumes.len() / 2],
             resumes[resumes.len() - 1],
         );
@@ -248,18 +214,18 @@ async fn writes_go_on_at_the_new_primary_within_two_seconds_of_its_announcement(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_became_a_replica_is_left() {
     let _turn = alone().await;
-    let group = Group::start().await;
-    let cache = CacheClient::builder()
-        .url(group.url())
-        .deadline(Duration::from_millis(500))
-        .connect()
-        .await
-        .unwrap();
+    is_left(&Group::start().await).await;
+}
+
+async fn is_left(group: &Group) {
+    let cache = group.client().deadline(Duration::from_millis(500)).connect().await.unwrap();
     cache.set_value("k", "v", None).await.unwrap();
-    let primary = group.primary().await;
+    let servers = &group.of.servers;
+    let primary = group.of.primary().await;
     // Behind the sentinels' back; the connections stay, until the sentinels set it right.
-    let other = group.servers[1 - primary].port().to_string();
-    let demoted = group.servers[primary].command(&["REPLICAOF", "127.0.0.1", &other]).await;
+    let other = &servers[1 - primary];
+    let other = other.tls_port().unwrap_or(other.port()).to_string();
+    let demoted = servers[primary].command(&["REPLICAOF", "127.0.0.1", &other]).await;
     assert_eq!(demoted.text().as_deref(), Some("OK"));
     let error = loop {
         match cache.push_to_list("l", "x", Direction::Right).await {
@@ -271,7 +237,7 @@ async fn a_server_that_became_a_replica_is_left() {
     assert_ne!(error.outcome(), Outcome::Unknown, "a refusal says that nothing was applied");
     // Once there is a primary again, whoever it is, writes go there. Sentinels of Redis 6.2 would not see to it: a replica
     // that has lost its primary for long is none that they promote.
-    let back = group.servers[primary].command(&["REPLICAOF", "NO", "ONE"]).await;
+    let back = servers[primary].command(&["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(back.text().as_deref(), Some("OK"));
     until("writes go on", async || cache.set_value("k", "w", None).await.is_ok()).await;
 }
@@ -340,4 +306,71 @@ async fn sentinels_that_know_nobody_name_a_replica_or_are_silent_are_told_apart(
         let text = error.to_string();
         assert!(text.contains(said) && !text.contains("canary"), "{answer:?}: {text}");
     }
+}
+
+/// What servers and sentinels refused. Newer ones know a command more, which the driver sends and does not need.
+async fn refused(server: &RedisServer) -> Vec<String> {
+    let log = server.command(&["ACL", "LOG"]).await;
+    let entries = log
+        .items()
+        .iter()
+        .map(|entry| entry.items().iter().filter_map(Resp::text).collect::<Vec<_>>().join(" "));
+    entries.filter(|entry| !entry.contains("client|setinfo")).collect()
+}
+
+/// P30: what docs/security.md says that a user needs at the sentinels, and at the servers that they watch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_and_their_servers_are_used_with_the_least_rights() {
+    let _turn = alone().await;
+    let group = RedisSentinels::with(NAME, |server| server.least_privilege(["~*"])).await;
+    let set = async |rules: &str| {
+        for sentinel in &group.sentinels {
+            let user = ["ACL", "SETUSER", "watcher", "reset", "on", ">pw"].into_iter();
+            let rules: Vec<&str> = user.chain(rules.split_whitespace()).collect();
+            assert_eq!(sentinel.command(&rules).await.text().as_deref(), Some("OK"));
+        }
+    };
+    let client = || {
+        let watcher = || async { Ok::<_, std::io::Error>(Credentials::user("watcher", "pw")) };
+        CacheClient::builder().url(group.url()).sentinel_credentials(watcher)
+    };
+    // The witness: what is not allowed is an error, and in the log.
+    set("+ping").await;
+    let error = client().connect().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Permission, Outcome::NotSent));
+    for sentinel in &group.sentinels {
+        let log = refused(sentinel).await.join("; ");
+        assert!(log.contains("sentinel|get-master-addr-by-name"), "{log}");
+        assert_eq!(sentinel.command(&["ACL", "LOG", "RESET"]).await.text().as_deref(), Some("OK"));
+    }
+
+    set(LEAST_PRIVILEGE_AT_SENTINELS).await;
+    let cache = client().connect().await.unwrap();
+    cache.set_value("k", "v", None).await.unwrap();
+    for sentinel in &group.sentinels {
+        until("it is listened to", async || {
+            let clients = sentinel.command(&["CLIENT", "LIST"]).await.text().unwrap_or_default();
+            let ours = |one: &str| one.contains(" user=watcher ") && one.contains(" sub=1 ");
+            clients.lines().any(ours)
+        })
+        .await;
+    }
+    let old = group.primary().await;
+    group.fail_over().await;
+    group.announced(old).await;
+    until("writes go to the new primary", async || {
+        _ = cache.set_value("k", "w", None).await;
+        let stored = group.servers[1 - old].command(&["GET", "k"]).await;
+        stored.text().as_deref() == Some("w")
+    })
+    .await;
+    let mut count = 0;
+    for server in group.sentinels.iter().chain(&group.servers) {
+        let refused = refused(server).await;
+        count += refused.len();
+        assert!(refused.is_empty(), "{refused:?}");
+    }
+    println!(
+        "P30: three sentinels and two servers with the least rights, commands refused {count}"
+    );
 }

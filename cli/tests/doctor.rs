@@ -1,5 +1,7 @@
 //! `larder doctor` on real servers that are set up well, badly, and so that little can be asked.
 
+#[path = "../../tests/tls/authority.rs"]
+mod authority;
 mod common;
 
 use std::collections::BTreeSet;
@@ -7,6 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use authority::Authority;
 use common::{Ran, larder};
 use larder::store::{RedisStore, Store};
 use larder::testing::conformance::run_all;
@@ -527,5 +530,34 @@ async fn sentinels_are_counted() {
     sentinels[2].kill().await;
     let found = Findings::at(&url);
     found.is("sentinels", "problem", json!({"named": 3, "agree": 0, "away": hosts}));
+    assert_eq!((found.code, found.all.len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_over_tls_are_asked_over_tls() {
+    let (ours, others) = (Authority::new(), Authority::new());
+    let them = ours.good();
+    let tls =
+        |server: RedisServerBuilder| server.tls(them.certificate.clone(), them.key.clone(), None);
+    let primary = tls(good()).start().await;
+    let port = primary.tls_port().unwrap();
+    let sentinel = tls(RedisServer::builder()).sentinel("cache", port, 1).start().await;
+    let host = format!("127.0.0.1:{}", sentinel.tls_port().unwrap());
+    let trusting = |whom: &Authority| {
+        let ca = sentinel.dir().join("ca.pem");
+        std::fs::write(&ca, &whom.pem).unwrap();
+        Findings::at(&format!("rediss+sentinel://{host}/cache?ca={}", ca.display()))
+    };
+    let found = trusting(&ours);
+    let details = json!({"named": 1, "agree": 1, "away": [], "no_quorum": 0});
+    found.is("sentinels", "advice", details);
+    found.is("tls", "ok", json!({"tls": true}));
+    assert_eq!(found.get("role")["server"], json!(format!("127.0.0.1:{port}")));
+    assert_eq!((found.code, found.which("problem").len()), (0, 0), "{:#?}", found.all);
+
+    let found = trusting(&others);
+    found.is("sentinels", "problem", json!({"named": 1, "agree": 0, "away": [host]}));
+    let text = found.get("sentinels")["found"].as_str().unwrap();
+    assert!(text.contains("not to be trusted: its certificate is by nobody"), "{text}");
     assert_eq!((found.code, found.all.len()), (1, 1));
 }

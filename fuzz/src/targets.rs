@@ -59,6 +59,7 @@ pub const TARGETS: [Target; 8] = [
             b"redis+sentinel://u:p@a:1,b:2/primary/3",
             b"memory://?max_bytes=1048576",
             b"rediss://host?ca=/x",
+            b"rediss+sentinel://a,b:2/primary?cert=/c&key=/k",
             b"memory://?max_bytes=1&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&&",
         ],
         words: &[b":", b"@", b"/", b"?", b"#", b"%", b"%00", b"%ff", b"&", b"=", b",", b"[", b"]", b"..", b"redis://", b"memory://", b"redis+unix://", b"70000", b"-1", b"\xf0\x9f\xa6\x80"],

@@ -75,7 +75,7 @@ use options::{AllWritten, Options};
 /// | `near` | keeps decoded values in this process. Defaults to off |
 /// | `invalidate`, `invalidate = forget_user` | also makes the function that invalidates. Defaults to none |
 /// | `skip(db)` | arguments that do not tell values apart; only needed if the key names no argument |
-/// | `negative_ttl`, `jitter`, `early_refresh`, `soft_timeout`, `hard_timeout`, `lease`, `near_ttl`, `near_max_bytes`, `broadcast`, `undecodable_as_miss` | as the methods of `larder::NamespaceBuilder` of these names, with their defaults |
+/// | `negative_ttl`, `jitter`, `early_refresh`, `soft_timeout`, `hard_timeout`, `lease`, `near_ttl`, `near_max_bytes`, `broadcast`, `undecodable_as_miss`, `max_json_bytes` | as the methods of `larder::NamespaceBuilder` of these names, with their defaults |
 ///
 /// # Keys
 ///

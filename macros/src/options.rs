@@ -11,7 +11,7 @@ use crate::duration;
 use crate::mistakes::Mistakes;
 
 /// Every option, as the message about an unknown one lists them.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "namespace",
     "key",
     "ttl",
@@ -30,6 +30,7 @@ const KNOWN: [&str; 18] = [
     "near_max_bytes",
     "broadcast",
     "undecodable_as_miss",
+    "max_json_bytes",
 ];
 
 /// Those that say nothing without a near cache.
@@ -37,6 +38,9 @@ const OF_NEAR: [&str; 3] = ["near_ttl", "near_max_bytes", "broadcast"];
 
 /// Shorter than a few round trips: the library's own bound.
 const SHORTEST_LEASE: u64 = 10;
+
+/// No store takes a larger value: the library's own bound.
+const LARGEST_JSON: u64 = 512 << 20;
 
 /// An option as it is written.
 pub(crate) struct Written {
@@ -165,7 +169,9 @@ impl Options {
                 "early_refresh" => {
                     mistakes.note(number(&name, value, 1000.0)).map(|beta| quote!(#beta))
                 }
-                "near_max_bytes" => mistakes.note(bytes(&name, value)).map(|bytes| quote!(#bytes)),
+                "near_max_bytes" | "max_json_bytes" => {
+                    mistakes.note(bytes(&name, value)).map(|bytes| quote!(#bytes))
+                }
                 _ => mistakes.note(time(&name, value)).map(|millis| {
                     times.push((name.clone(), millis));
                     quote!(::core::time::Duration::from_millis(#millis))
@@ -311,16 +317,18 @@ fn number(name: &Ident, value: Value, most: f64) -> syn::Result<f64> {
 }
 
 fn bytes(name: &Ident, value: Value) -> syn::Result<u64> {
-    match literal(value) {
-        Ok(Lit::Int(number)) => match number.base10_parse()? {
-            0 => Err(syn::Error::new_spanned(
-                number,
-                "`near_max_bytes` is 0; leave `near` out instead",
-            )),
-            bytes => Ok(bytes),
-        },
-        _ => Err(shape(name, &format!("a number of bytes, as in `{name} = 16_777_216`"))),
-    }
+    let Ok(Lit::Int(number)) = literal(value) else {
+        return Err(shape(name, &format!("a number of bytes, as in `{name} = 16_777_216`")));
+    };
+    let bytes = number.base10_parse()?;
+    let mistake = match bytes {
+        _ if name == "max_json_bytes" && !(1..=LARGEST_JSON).contains(&bytes) => {
+            format!("`{name}` is from 1 to {LARGEST_JSON}")
+        }
+        0 => format!("`{name}` is 0; leave `near` out instead"),
+        _ => return Ok(bytes),
+    };
+    Err(syn::Error::new_spanned(number, mistake))
 }
 
 /// The name of the companion that invalidates.

@@ -17,20 +17,21 @@ use crate::stats::{MAX_NAMESPACES, Recorder};
 use crate::store::redis::{AnyProvider, CONNECTIONS, Patience, RedisStore, SessionProvider};
 #[cfg(feature = "tls")]
 use crate::store::tls::Tls;
-use crate::store::url::{self, Address, ReadPreference, RedisTarget, Target};
+use crate::store::url::{Address, ReadPreference, RedisTarget, Target};
 use crate::store::{
-    AnyCredentials, BYTES_RANGE, Breaker, Broken, CALLS_RANGE, CredentialsProvider, Deadline, Gate,
-    Limits, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MemoryStore, Observe, Retry, Stack, Store, Wakeups,
+    AnyCredentials, Breaker, Broken, CredentialsProvider, Deadline, Gate, Limits, MAX_IN_FLIGHT,
+    MAX_IN_FLIGHT_BYTES, MemoryStore, Observe, Retry, Stack, Store, Wakeups,
 };
+
+mod checks;
+
+use checks::{BREAKER, CREDENTIALS, MAX_BYTES, OF_CONNECTIONS};
 
 /// How long a call may take altogether unless it is told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 
 /// What the near caches of a client hold together unless it is told otherwise.
 const NEAR_MAX_BYTES: u64 = 64 << 20;
-
-/// Each namespace takes about a kilobyte from the start: more than this is a mistake.
-const MOST_NAMESPACES: usize = 1 << 16;
 
 /// Settings of a client. Setters never fail; [`build`](Self::build) names every mistake at once.
 ///
@@ -72,20 +73,6 @@ pub struct Builder {
     guarded: bool,
 }
 
-/// A setting by name, and whether it is set.
-type Setting = (&'static str, fn(&Builder) -> bool);
-
-const MAX_BYTES: Setting = ("max_bytes", |builder| builder.max_bytes.is_some());
-const CONNECTIONS_SET: Setting = ("connections", |builder| builder.connections.is_some());
-const CREDENTIALS: Setting = ("credentials", |builder| builder.credentials.is_some());
-const CONNECT: Setting = ("connect_timeout", |builder| builder.connect_timeout.is_some());
-const PING_INTERVAL: Setting = ("ping_interval", |builder| builder.ping_interval.is_some());
-const BREAKER: Setting = ("breaker", |builder| builder.breaker.is_some());
-const PING_TIMEOUT: Setting = ("ping_timeout", |builder| builder.ping_timeout.is_some());
-
-/// Those of connections that larder opens.
-const OF_CONNECTIONS: [Setting; 4] = [CONNECTIONS_SET, CONNECT, PING_INTERVAL, PING_TIMEOUT];
-
 /// A store that the caller brought.
 enum Made {
     Store(Arc<dyn Store>),
@@ -125,7 +112,7 @@ impl Builder {
     }
 
     /// The store, by its URL: `memory://`, `redis://`, `redis+unix://`, `redis+sentinel://`,
-    /// `redis+cluster://`. Defaults to `memory://`.
+    /// `redis+cluster://`; over TLS `rediss://` and so on. Defaults to `memory://`.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(SecretString::from(url.into()));
         self
@@ -158,15 +145,15 @@ impl Builder {
         self
     }
 
-    /// Who we are at the sentinels of a URL `redis+sentinel://`; its user and password are those of the servers that they
-    /// watch. Defaults to nobody.
+    /// Who we are at the sentinels of a URL `redis+sentinel://` or `rediss+sentinel://`; its user and password are those of the
+    /// servers that they watch. Defaults to nobody.
     pub fn sentinel_credentials(mut self, provider: impl CredentialsProvider) -> Self {
         self.sentinel_credentials = Some(Arc::new(provider));
         self
     }
 
-    /// Settings of TLS for a URL `rediss://` or `rediss+cluster://`; what the URL itself says of certificates is not used
-    /// then. Defaults to the roots of the operating system.
+    /// Settings of TLS for a URL `rediss://`, `rediss+cluster://` or `rediss+sentinel://`; what the URL itself says of
+    /// certificates is not used then. Defaults to the roots of the operating system.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
@@ -306,80 +293,7 @@ impl Builder {
     /// [`ErrorKind::Config`] that names every mistake, or [`ErrorKind::Unsupported`] for a scheme that
     /// needs a feature which larder was built without.
     pub fn build(mut self) -> Result<CacheClient> {
-        let mut mistakes = Vec::new();
-        if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
-            mistakes.push("the deadline is zero".to_owned());
-        }
-        for (name, time) in [
-            ("connect timeout", self.connect_timeout),
-            ("ping interval", self.ping_interval),
-            ("ping timeout", self.ping_timeout),
-        ] {
-            if time.is_some_and(|time| time.is_zero()) {
-                mistakes.push(format!("the {name} is zero"));
-            }
-        }
-        for (name, number) in
-            [("connections", self.connections), ("max_connections", self.max_connections)]
-        {
-            if number == Some(0) {
-                mistakes.push(format!("{name} is 0; it is at least 1"));
-            }
-        }
-        for (name, number, range) in [
-            ("max_in_flight", self.max_in_flight, CALLS_RANGE),
-            ("max_in_flight_bytes", self.max_in_flight_bytes, BYTES_RANGE),
-        ] {
-            if let Some(number) = number.filter(|number| !range.contains(number)) {
-                let (least, most) = (range.start(), range.end());
-                mistakes.push(format!("{name} is {number}; it is from {least} to {most}"));
-            }
-        }
-        let most = *url::CONNECTIONS_RANGE.end();
-        if let Some(connections) = self.connections.filter(|number| *number as u64 > most) {
-            mistakes.push(format!("connections is {connections}; it is at most {most}"));
-        }
-        if self.max_namespaces > MOST_NAMESPACES {
-            mistakes.push(format!(
-                "max_namespaces is {}; it is at most {MOST_NAMESPACES}",
-                self.max_namespaces
-            ));
-        }
-        if self.near_max_bytes == Some(0) {
-            mistakes.push("near_max_bytes is 0; leave the near caches off instead".to_owned());
-        }
-        if self.max_loads == 0 {
-            mistakes.push("max_loads is 0; it is at least 1".to_owned());
-        }
-        mistakes.extend(self.max_json_bytes.and_then(JsonLimit::mistake));
-        if self.max_bytes == Some(0) {
-            mistakes.push("max_bytes is 0; it is at least 1".to_owned());
-        }
-        if self.store.is_some() && self.url.is_some() {
-            mistakes.push("both a URL and a store or provider are set; keep one".to_owned());
-        }
-        if self.store.is_some() {
-            self.idle(&[MAX_BYTES, CONNECTIONS_SET], "a store or provider", &mut mistakes);
-            // A provider's connections are its own; larder opens those that tell of changes.
-            if self.tracking.is_none() {
-                let times = [CONNECT, PING_INTERVAL, PING_TIMEOUT];
-                self.idle(&times, "a store or provider", &mut mistakes);
-            }
-        }
-        if self.tracking.is_some() && !matches!(self.store, Some(Made::Provider(_))) {
-            mistakes.push(
-                "tracking has an effect on a session provider alone; leave it out".to_owned(),
-            );
-        }
-        if matches!(self.store, Some(Made::Store(_))) {
-            self.idle(&[BREAKER], "a store of your own", &mut mistakes);
-        }
-        if self.store.is_some() {
-            self.replicas(
-                "a store or provider of your own decides who is read from",
-                &mut mistakes,
-            );
-        }
+        let mut mistakes = self.mistakes();
         self.provided(&mut mistakes);
         let target = match &self.url {
             None => Some(Target::Memory { max_bytes: None }),
@@ -470,7 +384,7 @@ impl Builder {
                     }
                 }
                 _ => mistakes.push(
-                    "sentinel_credentials is set and the URL is not redis+sentinel://; leave it out"
+                    "sentinel_credentials is set and the URL is not redis+sentinel:// or rediss+sentinel://; leave it out"
                         .to_owned(),
                 ),
             }
@@ -479,8 +393,10 @@ impl Builder {
         if let Some(tls) = &self.tls {
             match &mut target.tls {
                 Some(of_url) => *of_url = tls.clone(),
-                None => mistakes
-                    .push("tls is set and the URL is not rediss:// or rediss+cluster://; change one of them".to_owned()),
+                None => mistakes.push(
+                    "tls is set and the URL is not rediss://, rediss+cluster:// or rediss+sentinel://; change one of them"
+                        .to_owned(),
+                ),
             }
         }
         match target.secure() {
@@ -488,24 +404,6 @@ impl Builder {
             Err(more) => {
                 mistakes.extend(more);
                 None
-            }
-        }
-    }
-
-    /// Replicas are asked for and are not there.
-    fn replicas(&self, why: &str, mistakes: &mut Vec<String>) {
-        if self.read_from == Some(ReadPreference::PreferReplica) {
-            mistakes
-                .push(format!("read_from is for redis+cluster:// and rediss+cluster://: {why}"));
-        }
-    }
-
-    /// Settings that mean nothing to the store at hand are mistakes: who set them expected something.
-    /// `max_connections` and what may be in flight are none: the embedded store keeps within every such bound.
-    fn idle(&self, settings: &[Setting], store: &str, mistakes: &mut Vec<String>) {
-        for (name, is_set) in settings {
-            if is_set(self) {
-                mistakes.push(format!("{name} has no effect on {store}; leave it out"));
             }
         }
     }

@@ -96,6 +96,21 @@ fn the_environment_is_read() {
     }
 }
 
+#[cfg(feature = "tls")]
+#[test]
+fn sentinels_over_tls_are_named_by_a_url_from_any_source() {
+    let whole = "rediss+sentinel://app:pw@h1,h2:7000/name/2?ca=/etc/ca.pem";
+    for config in [
+        from_env(&[("REDIS_URL", whole)]),
+        from_toml(&format!("[redis]\nurl = \"{whole}\"")),
+        CacheConfig::new().url(whole),
+    ] {
+        assert_eq!(url(&config), whole);
+        let shown = "rediss+sentinel://***:***@h1,h2:7000/name/2?ca=/etc/ca.pem";
+        assert_eq!(config.display_url().unwrap(), shown);
+    }
+}
+
 #[test]
 fn code_goes_over_the_environment_over_dotenv_over_toml_over_the_defaults() {
     let files = Files::new();

@@ -18,10 +18,11 @@ use tokio_rustls::rustls::{
 
 use crate::error::{Error, ErrorKind};
 
-/// Settings of TLS, for `rediss://`: rustls with ring, TLS 1.2 and 1.3. Setters never fail;
+/// Settings of TLS, for `rediss://`, `rediss+cluster://` and `rediss+sentinel://`: rustls with ring, TLS 1.2 and 1.3. Setters never fail;
 /// [`Builder::build`](crate::Builder::build) reads the files, and names every mistake at once.
 ///
-/// Without settings the server's certificate has to be good for the URL's host by the roots of the operating system.
+/// Without settings the server's certificate has to be good for the URL's host by the roots of the operating system; that of a
+/// server which a cluster or sentinels name, for the host by which they name it.
 /// There is no way to switch that off but in code, by the one setter whose name begins with `danger_`, and no way back to an
 /// unencrypted connection.
 ///
@@ -86,7 +87,8 @@ impl Tls {
         self
     }
 
-    /// The name that the server's certificate has to be good for. Defaults to the host of the URL.
+    /// The name that the certificate of every server has to be good for, those of nodes and sentinels too. Defaults to the
+    /// host at which each is reached.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
@@ -100,14 +102,27 @@ impl Tls {
         self
     }
 
-    /// Reads the files. `host` is that of the URL.
-    pub(crate) fn connector(&self, host: &str) -> Result<Connector, Vec<String>> {
+    /// Reads the files. `hosts` are those of the URL.
+    pub(crate) fn connector<'h>(
+        &self,
+        hosts: impl IntoIterator<Item = &'h str>,
+    ) -> Result<Connector, Vec<String>> {
         let mut mistakes = Vec::new();
-        let name = self.server_name.as_deref().unwrap_or(host);
-        let name = ServerName::try_from(name.to_owned());
-        if name.is_err() {
-            mistakes.push("the host is no name that a certificate can be good for".to_owned());
-        }
+        let name = match &self.server_name {
+            Some(name) => {
+                let name = ServerName::try_from(name.clone());
+                if name.is_err() {
+                    mistakes.push(format!("the name that was set is {NO_NAME}"));
+                }
+                name.ok()
+            }
+            None => {
+                if hosts.into_iter().any(|host| ServerName::try_from(host).is_err()) {
+                    mistakes.push(format!("the host is {NO_NAME}"));
+                }
+                None
+            }
+        };
         let provider = Arc::new(ring::default_provider());
         let roots = self.roots(&mut mistakes);
         let identity = self.identity.as_ref().and_then(|(certificate, key)| {
@@ -143,14 +158,10 @@ impl Tls {
                 }
             },
         };
-        match name {
-            Ok(name) if mistakes.is_empty() => Ok(Connector {
-                config: TlsConnector::from(Arc::new(config)),
-                name,
-                fixed: self.server_name.is_some(),
-            }),
-            _ => Err(mistakes),
+        if !mistakes.is_empty() {
+            return Err(mistakes);
         }
+        Ok(Connector { config: TlsConnector::from(Arc::new(config)), name })
     }
 
     fn roots(&self, mistakes: &mut Vec<String>) -> RootCertStore {
@@ -234,27 +245,26 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// What makes TLS connections to one server.
+/// What makes TLS connections, to whichever host.
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) config: TlsConnector,
-    pub(crate) name: ServerName<'static>,
-    // Whether the name was given, so that it is that of every host.
-    fixed: bool,
+    // The name that was set, so that it is that of every host.
+    name: Option<ServerName<'static>>,
 }
 
 impl Connector {
-    /// The same for another host, whose certificate has to be good for it.
-    pub(crate) fn at(&self, host: &str) -> crate::error::Result<Self> {
-        let mut connector = self.clone();
-        if !self.fixed {
-            connector.name = ServerName::try_from(host.to_owned()).map_err(|_| {
-                Error::new(ErrorKind::Tls, "the host is no name that a certificate can be good for")
-            })?;
+    /// What the certificate of a host has to be good for, whoever named that host.
+    pub(crate) fn name_of(&self, host: &str) -> crate::error::Result<ServerName<'static>> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
         }
-        Ok(connector)
+        ServerName::try_from(host.to_owned())
+            .map_err(|_| Error::new(ErrorKind::Tls, format!("the host is {NO_NAME}")))
     }
 }
+
+const NO_NAME: &str = "no name that a certificate can be good for";
 
 /// Takes any certificate.
 #[derive(Debug)]

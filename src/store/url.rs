@@ -20,9 +20,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// The port of a server that names none.
 pub(crate) const DEFAULT_PORT: u16 = 6379;
 
-/// The port of a sentinel that names none.
-const SENTINEL_PORT: u16 = 26_379;
-
 /// Redis keeps the number of databases in an `int`; how many there are is the server's to say.
 pub(crate) const DB_RANGE: RangeInclusive<u64> = 0..=i32::MAX as u64;
 
@@ -77,13 +74,6 @@ impl Target {
                 .map(|(target, _)| Self::Redis(Box::new(target))),
             #[cfg(feature = "tls")]
             "rediss" => rediss(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target))),
-            #[cfg(not(feature = "tls"))]
-            "rediss" => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "rediss:// needs TLS; build larder with its feature `tls`",
-                ));
-            }
             "redis+unix" => unix(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target))),
             "redis+cluster" => cluster(rest, &REDIS_OPTIONS, &mut mistakes)
                 .map(|(seeds, target, _)| Self::Cluster { seeds, target: Box::new(target) }),
@@ -94,15 +84,21 @@ impl Target {
                     Self::Cluster { seeds, target: Box::new(target) }
                 })
             }
+            "redis+sentinel" => sentinels::read(rest, &REDIS_OPTIONS, &mut mistakes)
+                .map(|(target, _)| Self::Redis(Box::new(target))),
+            #[cfg(feature = "tls")]
+            "rediss+sentinel" => {
+                sentinels::read(rest, &REDISS_OPTIONS, &mut mistakes).map(|(mut target, files)| {
+                    target.tls = Some(tls_of(&files, &mut mistakes));
+                    Self::Redis(Box::new(target))
+                })
+            }
             #[cfg(not(feature = "tls"))]
-            "rediss+cluster" => {
+            known @ ("rediss" | "rediss+cluster" | "rediss+sentinel") => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
-                    "rediss+cluster:// needs TLS; build larder with its feature `tls`",
+                    format!("{known}:// needs TLS; build larder with its feature `tls`"),
                 ));
-            }
-            "redis+sentinel" => {
-                sentinels(rest, &mut mistakes).map(|target| Self::Redis(Box::new(target)))
             }
             _ => {
                 mistakes.add(format!("its scheme is unknown; {KNOWN_SCHEMES}"));
@@ -117,7 +113,7 @@ impl Target {
 }
 
 const KNOWN_SCHEMES: &str = "known are memory://, redis://, rediss://, redis+unix://, redis+sentinel://, \
-                             redis+cluster:// and rediss+cluster://";
+                             rediss+sentinel://, redis+cluster:// and rediss+cluster://";
 
 /// More mistakes than anybody makes by hand are a URL of thousands of them, whose error nobody would read.
 const MOST_NAMED: usize = 10;
@@ -325,51 +321,6 @@ fn servers<'a>(
     let first = addresses.first()?.clone();
     let target = RedisTarget::new(first, credentials?, db? as i64, options);
     Some((addresses, target, texts))
-}
-
-/// Sentinels by their hosts, the name of the primary, and perhaps a database. The credentials are those of the servers
-/// that they watch.
-fn sentinels(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    if rest[authority_end..].contains('@') {
-        mistakes.add(RAW_SEPARATOR);
-        return None;
-    }
-    let parts = Parts::split(rest, mistakes);
-    let (userinfo, hosts) = match parts.authority.rsplit_once('@') {
-        Some((userinfo, hosts)) => (userinfo, hosts),
-        None => ("", parts.authority),
-    };
-    let credentials = credentials(userinfo, mistakes);
-    let addresses: Vec<Option<Address>> =
-        hosts.split(',').map(|host| host_and_port_of(host, SENTINEL_PORT, mistakes)).collect();
-    let understood = addresses.iter().all(Option::is_some);
-    let mut path = parts.path.strip_prefix('/').unwrap_or("").split('/');
-    let primary = mistakes.decode("the name of the primary", path.next().unwrap_or(""));
-    if primary.as_ref().is_some_and(String::is_empty) {
-        mistakes.add(
-            "the name of the primary that the sentinels watch is missing; write \
-             redis+sentinel://h1,h2,h3/name",
-        );
-    }
-    let db = match path.next().unwrap_or("") {
-        "" => Some(0),
-        text => mistakes.number("the database (behind the name)", text, DB_RANGE),
-    };
-    if path.next().is_some() {
-        mistakes.add("behind the name of the primary may stand a database, nothing else");
-    }
-    let options = Options::read(parts.query, &REDIS_OPTIONS, understood, mistakes).finish(mistakes);
-    has_no_replicas(&options, "replicas behind sentinels are not read from", mistakes);
-    let nobody = || (None, None);
-    let targets = addresses
-        .into_iter()
-        .map(|address| {
-            Some(Arc::new(RedisTarget::new(address?, nobody(), 0, UrlOptions::default())))
-        })
-        .collect::<Option<Vec<_>>>()?;
-    let address = Address::Sentinels(Arc::new(Sentinels::new(targets, primary?)));
-    Some(RedisTarget::new(address, credentials?, db? as i64, options))
 }
 
 fn unix(rest: &str, mistakes: &mut Mistakes) -> Option<RedisTarget> {

@@ -14,6 +14,10 @@ pub const LEAST_PRIVILEGE: &str = "-@all \
     +multi +exec +eval +time +scan +wait \
     +asking +cluster|slots +cluster|nodes +readonly +role";
 
+/// What larder needs of sentinels, who have users of their own: the rule of `docs/security.md`.
+pub const LEAST_PRIVILEGE_AT_SENTINELS: &str = "resetchannels &+switch-master \
+    -@all +ping +hello +auth +subscribe +sentinel|get-master-addr-by-name";
+
 /// Set to anything, the URLs of all test servers are those of a user with these rights, and a server to which such a
 /// user was refused anything fails its test.
 const ASKED_FOR: &str = "LARDER_TEST_ACL";

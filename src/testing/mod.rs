@@ -3,7 +3,7 @@
 //! - [`conformance`] holds any store to the contract of [`Store`](crate::store::Store).
 //! - [`RedisServer`] starts a real `redis-server` on a free port, in a directory of its own, and
 //!   stops it when it is dropped. It can be paused, killed and restarted. [`RedisCluster`] is six of them: three
-//!   primaries, each with a replica.
+//!   primaries, each with a replica; [`RedisSentinels`] is a primary, a replica and three sentinels.
 //! - [`FaultProxy`] stands between a client and a server and delays, cuts, swallows, slices or
 //!   corrupts what passes; it counts, and writes down the commands that it saw.
 //! - [`ScriptedServer`] gives the answers that no real server gives on demand.
@@ -24,12 +24,14 @@ mod proxy;
 pub mod readers;
 mod resp;
 mod scripted;
+mod sentinels;
 mod server;
 
-pub use acl::LEAST_PRIVILEGE;
+pub use acl::{LEAST_PRIVILEGE, LEAST_PRIVILEGE_AT_SENTINELS};
 pub use cluster::{RedisCluster, SlotMover};
 pub use faulty::{Fault, Faulty};
 pub use proxy::{Cut, FaultProxy, Link, SentCommand};
 pub use resp::{RawConnection, Resp};
 pub use scripted::{Scripted, ScriptedServer};
+pub use sentinels::RedisSentinels;
 pub use server::{RedisServer, RedisServerBuilder};

@@ -129,7 +129,8 @@ impl RedisServerBuilder {
     }
 
     /// Speaks TLS on a second port, with this certificate and key in PEM; from clients it wants a certificate by
-    /// `clients`, if that is given. Defaults to no.
+    /// `clients`, if that is given. Nodes of a cluster and sentinels speak it among each other as well, and trust the
+    /// certificates by `clients`. Defaults to no.
     pub fn tls(
         mut self,
         certificate: impl Into<String>,
@@ -238,6 +239,11 @@ impl RedisServer {
         self.port
     }
 
+    /// The port on which it speaks TLS, if it does.
+    pub fn tls_port(&self) -> Option<u16> {
+        (self.tls_port != 0).then_some(self.tls_port)
+    }
+
     /// The TCP address.
     pub fn addr(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
@@ -336,11 +342,6 @@ impl RedisServer {
         self.bus_port
     }
 
-    /// The port on which it speaks TLS, if it does.
-    pub(super) fn tls_port(&self) -> Option<u16> {
-        (self.tls_port != 0).then_some(self.tls_port)
-    }
-
     /// Whether the process runs.
     pub(super) fn runs(&self) -> bool {
         self.child.is_some()
@@ -387,24 +388,33 @@ impl RedisServer {
                 command.args(["--cluster-port", &self.bus_port.to_string()]);
             }
         }
-        if let Some(tls) = &self.config.tls {
-            let file = |name: &str, text: &str| {
-                let path = self.dir.join(name);
-                fs::write(&path, text).expect("the server's directory is writable");
-                path
-            };
-            command.args(["--tls-port", &self.tls_port.to_string(), "--tls-auth-clients"]);
-            command.arg(if tls.clients.is_some() { "yes" } else { "no" });
-            command.arg("--tls-cert-file").arg(file("server.pem", &tls.certificate));
-            command.arg("--tls-key-file").arg(file("server.key", &tls.key));
-            let clients = tls.clients.as_ref().unwrap_or(&tls.certificate);
-            command.arg("--tls-ca-cert-file").arg(file("clients.pem", clients));
+        for (name, value) in self.tls_settings() {
+            command.arg(format!("--{name}")).arg(value);
         }
         command.args(&self.config.args);
         if let Some(keys) = &self.config.least {
             command.args(acl::arguments(keys));
         }
         self.start_process(command, &binary);
+    }
+
+    /// Its settings of TLS, whose files are written.
+    fn tls_settings(&self) -> Vec<(&'static str, String)> {
+        let Some(tls) = &self.config.tls else { return Vec::new() };
+        let file = |name: &str, text: &str| {
+            let path = self.dir.join(name);
+            fs::write(&path, text).expect("the server's directory is writable");
+            path.display().to_string()
+        };
+        let wanted = if tls.clients.is_some() { "yes" } else { "no" };
+        let clients = tls.clients.as_ref().unwrap_or(&tls.certificate);
+        vec![
+            ("tls-port", self.tls_port.to_string()),
+            ("tls-auth-clients", wanted.to_owned()),
+            ("tls-cert-file", file("server.pem", &tls.certificate)),
+            ("tls-key-file", file("server.key", &tls.key)),
+            ("tls-ca-cert-file", file("clients.pem", clients)),
+        ]
     }
 
     /// What stands before the host in the URL of a node.
@@ -415,7 +425,7 @@ impl RedisServer {
     fn sentinel_file(&self) -> PathBuf {
         let path = self.dir.join("sentinel.conf");
         if let (Some((name, watched, quorum)), false) = (&self.config.watches, path.exists()) {
-            let lines = [
+            let mut lines = vec![
                 format!("bind 127.0.0.1\nport {}", self.port),
                 format!("dir {}\nlogfile redis.log", self.dir.display()),
                 format!("sentinel monitor {name} 127.0.0.1 {watched} {quorum}"),
@@ -423,6 +433,12 @@ impl RedisServer {
                 format!("sentinel failover-timeout {name} 3000"),
                 format!("sentinel parallel-syncs {name} 1\n"),
             ];
+            if self.config.tls.is_some() {
+                let settings = self.tls_settings().into_iter();
+                let settings = settings.map(|(name, value)| format!("{name} {value}"));
+                // To the servers and to the other sentinels, too.
+                lines.splice(0..0, settings.chain(["tls-replication yes".to_owned()]));
+            }
             fs::write(&path, lines.join("\n")).expect("the server's directory is writable");
         }
         path

@@ -418,7 +418,7 @@ fn tls(place: &Place<'_>) -> Finding {
         Finding::advice(
             "tls",
             "no TLS: who sees the network sees the password and all values",
-            "write rediss:// or rediss+cluster://, if that network is not yours alone",
+            "write rediss://, rediss+cluster:// or rediss+sentinel://, if that network is not yours alone",
         )
     };
     finding.with("tls", place.is_encrypted())

@@ -54,13 +54,15 @@ impl<'a> Place<'a> {
         format!("{scheme}://{}{address}{}", self.login, self.query)
     }
 
-    /// The URL of a sentinel, whom the credentials do not concern.
-    pub(super) fn sentinel(host: &str) -> String {
+    /// The URL of a sentinel, whom the credentials do not concern, with the same options.
+    pub(super) fn sentinel(&self, host: &str) -> String {
+        let scheme = self.scheme.trim_end_matches("+sentinel");
         let has_port = match host.strip_prefix('[') {
             Some(bracketed) => bracketed.contains("]:"),
             None => host.contains(':'),
         };
-        if has_port { format!("redis://{host}") } else { format!("redis://{host}:26379") }
+        let port = if has_port { "" } else { ":26379" };
+        format!("{scheme}://{host}{port}{}", self.query)
     }
 
     /// The name of the primary that the sentinels watch.
@@ -132,9 +134,13 @@ mod tests {
         assert_eq!(cluster.hosts().collect::<Vec<_>>(), ["h1", "h2:7000"]);
         assert_eq!(Place::of("redis+sentinel://:pw@h1/my%20name/2").primary(), "my name");
         assert_eq!(Place::of("redis+sentinel://h1/50%25%2fx").primary(), "50%/x");
-        assert_eq!(Place::sentinel("h1"), "redis://h1:26379");
-        assert_eq!(Place::sentinel("[::1]"), "redis://[::1]:26379");
-        assert_eq!(Place::sentinel("[::1]:5000"), "redis://[::1]:5000");
+        let plain = Place::of("redis+sentinel://:pw@h1/name/2");
+        assert_eq!(plain.sentinel("h1"), "redis://h1:26379");
+        assert_eq!(plain.sentinel("[::1]"), "redis://[::1]:26379");
+        assert_eq!(plain.sentinel("[::1]:5000"), "redis://[::1]:5000");
+        let tls = Place::of("rediss+sentinel://:pw@h1/name/2?ca=%2Fca.pem");
+        assert!(tls.is_sentinel() && tls.is_encrypted());
+        assert_eq!(tls.sentinel("h1"), "rediss://h1:26379?ca=%2Fca.pem");
         assert_eq!(
             (address("::1", 7).as_str(), host("[::1]:7"), host("h")),
             ("[::1]:7", "::1", "h")

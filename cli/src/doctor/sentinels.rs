@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use larder::ErrorKind;
 use larder::redis1::Value;
 
 use super::ask::{Server, Why, items, text};
 use super::finding::Finding;
 use super::place::{Place, address};
+use super::unreachable;
 
 /// Fewer cannot lose one and still agree.
 const ENOUGH: usize = 3;
@@ -24,11 +26,19 @@ pub(super) async fn check(place: &Place<'_>, primary: &str) -> (Finding, Option<
     let mut said = Vec::new();
     let mut away = Vec::new();
     let mut no_quorum = 0;
+    let mut refused = None;
     for host in place.hosts() {
-        let Ok(mut server) = Server::connect(&Place::sentinel(host)).await else {
-            away.push(host.to_owned());
-            said.push(Says::Nothing);
-            continue;
+        let mut server = match Server::connect(&place.sentinel(host)).await {
+            Ok(server) => server,
+            Err(error) => {
+                // That one is there and something is wrong is worth more than that it does not answer.
+                if matches!(error.kind(), ErrorKind::Auth | ErrorKind::Tls) {
+                    refused.get_or_insert(error);
+                }
+                away.push(host.to_owned());
+                said.push(Says::Nothing);
+                continue;
+            }
         };
         said.push(ask(&mut server, primary).await);
         if matches!(server.ask(&["SENTINEL", "CKQUORUM", primary]).await, Err(why) if is_quorum(&why))
@@ -36,7 +46,11 @@ pub(super) async fn check(place: &Place<'_>, primary: &str) -> (Finding, Option<
             no_quorum += 1;
         }
     }
-    judge(&said, away, no_quorum)
+    let (mut finding, primary) = judge(&said, away, no_quorum);
+    if let Some(error) = refused {
+        finding.found = format!("{}: {}", finding.found, unreachable(&error).found);
+    }
+    (finding, primary)
 }
 
 fn is_quorum(why: &Why) -> bool {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use larder::store::MemoryStore;
-use larder::testing::{Fault, Faulty};
+use larder::testing::{Fault, Faulty, RedisServer};
 use larder::{CacheClient, ErrorKind, cached};
 use tokio::sync::Notify;
 
@@ -116,6 +116,49 @@ async fn a_value_of_another_type_is_the_caches_error() {
         let Err(DbError::Cache(error)) = find_user(&cache, &db, 7).await else { panic!("{store}") };
         assert!(error.is_decode(), "{store}: {error}");
         assert_eq!(db.asked(), 0, "{store}");
+    }
+}
+
+#[cached(namespace = "doc", key = "{id}", ttl = "5m", cache = cache)]
+async fn document(cache: &CacheClient, id: u64, bytes: usize) -> larder::Result<String> {
+    Ok("x".repeat(bytes))
+}
+
+#[cached(namespace = "note", key = "{id}", ttl = "5m", cache = cache, max_json_bytes = 50)]
+async fn note(cache: &CacheClient, id: u64, bytes: usize) -> larder::Result<String> {
+    Ok("x".repeat(bytes))
+}
+
+/// A text with its quotes may have as many bytes as the limit, and no more.
+async fn is_bounded(
+    cache: &CacheClient,
+    namespace: &str,
+    limit: usize,
+    call: impl AsyncFn(u64, usize) -> larder::Result<String>,
+) {
+    let key = |id: u64| format!("{namespace}:{id}");
+    let fits = limit - 2;
+    assert_eq!(call(1, fits).await.unwrap().len(), fits, "{cache:?}");
+    assert!(cache.key_exists(key(1)).await.unwrap(), "{cache:?}");
+    let error = call(2, fits + 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{cache:?}: {error}");
+    assert!(!cache.key_exists(key(2)).await.unwrap(), "{cache:?}");
+    let large = format!("\"{}\"", "y".repeat(fits + 1));
+    cache.set_value(key(3), &large, None).await.unwrap();
+    let error = call(3, 1).await.unwrap_err();
+    assert!(error.is_decode() && error.to_string().contains("max_json_bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_document_beyond_the_limit_of_the_client_or_the_function_is_neither_decoded_nor_stored() {
+    let server = RedisServer::start().await;
+    for url in [server.url().as_str(), "memory://"] {
+        let usual = CacheClient::connect(url).await.unwrap();
+        let narrow = CacheClient::builder().url(url).max_json_bytes(100).connect().await.unwrap();
+        is_bounded(&narrow, "doc", 100, async |id, bytes| document(&narrow, id, bytes).await).await;
+        is_bounded(&usual, "note", 50, async |id, bytes| note(&usual, id, bytes).await).await;
+        // What bounds one client does not bound another.
+        assert_eq!(document(&usual, 4, 99).await.unwrap().len(), 99, "{url}");
     }
 }
 

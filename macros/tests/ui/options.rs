@@ -55,6 +55,16 @@ async fn wrong_shapes(id: u64) -> u64 {
     id
 }
 
+#[cached(namespace = "user", key = "{id}", ttl = "5m", max_json_bytes = 0)]
+async fn no_room(id: u64) -> u64 {
+    id
+}
+
+#[cached(namespace = "user", key = "{id}", ttl = "5m", max_json_bytes = 536_870_913)]
+async fn too_much_room(id: u64) -> u64 {
+    id
+}
+
 #[cached(namespace = "user", key = "{id}", "5m")]
 async fn no_option(id: u64) -> u64 {
     id

@@ -31,6 +31,7 @@ impl<S: Clone + Into<String> + Send + Sync> Repo<S> {
         near_max_bytes = 1_048_576,
         broadcast = true,
         undecodable_as_miss,
+        max_json_bytes = 1_000_000,
         cache = self.cache,
         skip(hint),
         invalidate = forget_row,

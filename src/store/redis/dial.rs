@@ -108,6 +108,9 @@ fn is_final(error: &Error) -> bool {
 }
 
 async fn open(target: &RedisTarget, protocol: ProtocolVersion, told: Told<'_>) -> Result<Dialled> {
+    if !target.is_secured() {
+        return Err(Error::new(ErrorKind::Config, "TLS is wanted, and its settings were not read"));
+    }
     match &target.address {
         Address::Tcp { .. } => open_tcp(target, &target.address, protocol, told).await,
         Address::Sentinels(sentinels) => {
@@ -144,7 +147,7 @@ async fn open_tcp(
     if let Some(connector) = &target.connector {
         let stream = connector
             .config
-            .connect(connector.name.clone(), stream)
+            .connect(connector.name_of(host)?, stream)
             .await
             .map_err(|error| untrusted(address, error))?;
         return shake_hands(target, protocol, told, stream).await;

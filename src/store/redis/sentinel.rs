@@ -36,10 +36,12 @@ enum Says {
 }
 
 /// Where most of the sentinels that answer say the primary is; among as many, those named first. All are asked at
-/// once, since one that was cut off may still name the primary of yesterday.
+/// once, since one that was cut off may still name the primary of yesterday. One that is not to be trusted has no say.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] if those that answer do not know the name; [`ErrorKind::Unavailable`] if none answers.
+/// [`ErrorKind::Config`] if those that answer do not know the name; [`ErrorKind::Auth`], [`ErrorKind::Permission`] or
+/// [`ErrorKind::Tls`] if one of those that do not answer refuses us or is not to be trusted; [`ErrorKind::Unavailable`] if
+/// none answers.
 pub(super) async fn primary(sentinels: &Sentinels) -> Result<Address> {
     let asked = sentinels.targets.iter().map(|target| async {
         let answer = tokio::time::timeout(PATIENCE, ask(target, &sentinels.primary)).await;
@@ -57,7 +59,12 @@ pub(super) async fn primary(sentinels: &Sentinels) -> Result<Address> {
                 *count += 1;
             }
             Ok(Says::Unknown) => unknown = true,
-            Err(error) => failed = Some(error),
+            // That one more is away, too, says less than what waiting does not mend.
+            Err(error) => {
+                if !failed.as_ref().is_some_and(stays) {
+                    failed = Some(error);
+                }
+            }
         }
     }
     if let Some(shunned) = sentinels.shunned() {
@@ -81,14 +88,18 @@ pub(super) async fn primary(sentinels: &Sentinels) -> Result<Address> {
             ),
         )
         .with_outcome(Outcome::NotSent)),
-        // Credentials that are not let in are not mended by waiting.
-        (None, Some(error)) if error.kind() == ErrorKind::Auth => Err(error),
+        (None, Some(error)) if stays(&error) => Err(error),
         (None, _) => Err(Error::new(
             ErrorKind::Unavailable,
             format!("none of the {} sentinels answers", sentinels.targets.len()),
         )
         .with_outcome(Outcome::NotSent)),
     }
+}
+
+/// Whether waiting does not mend it: we are not let in, may not ask, or do not trust who is there.
+fn stays(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Auth | ErrorKind::Permission | ErrorKind::Tls)
 }
 
 async fn ask(target: &RedisTarget, primary: &str) -> Result<Says> {

@@ -7,8 +7,68 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Address, RedisTarget};
+use super::options::Options;
+use super::{
+    Address, DB_RANGE, Mistakes, Parts, RAW_SEPARATOR, RedisTarget, Texts, UrlOptions, credentials,
+    has_no_replicas, host_and_port_of,
+};
 use crate::store::AnyCredentials;
+#[cfg(feature = "tls")]
+use crate::store::tls::{Connector, Tls};
+
+/// The port of a sentinel that names none.
+const PORT: u16 = 26_379;
+
+/// Sentinels by their hosts, the name of the primary, and perhaps a database. The credentials are those of the servers
+/// that they watch.
+pub(super) fn read<'a>(
+    rest: &'a str,
+    known: &[&str],
+    mistakes: &mut Mistakes,
+) -> Option<(RedisTarget, Texts<'a>)> {
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    if rest[authority_end..].contains('@') {
+        mistakes.add(RAW_SEPARATOR);
+        return None;
+    }
+    let parts = Parts::split(rest, mistakes);
+    let (userinfo, hosts) = match parts.authority.rsplit_once('@') {
+        Some((userinfo, hosts)) => (userinfo, hosts),
+        None => ("", parts.authority),
+    };
+    let credentials = credentials(userinfo, mistakes);
+    let addresses: Vec<Option<Address>> =
+        hosts.split(',').map(|host| host_and_port_of(host, PORT, mistakes)).collect();
+    let understood = addresses.iter().all(Option::is_some);
+    let mut path = parts.path.strip_prefix('/').unwrap_or("").split('/');
+    let primary = mistakes.decode("the name of the primary", path.next().unwrap_or(""));
+    if primary.as_ref().is_some_and(String::is_empty) {
+        mistakes.add(
+            "the name of the primary that the sentinels watch is missing; write it behind the hosts: \
+             h1,h2,h3/name",
+        );
+    }
+    let db = match path.next().unwrap_or("") {
+        "" => Some(0),
+        text => mistakes.number("the database (behind the name)", text, DB_RANGE),
+    };
+    if path.next().is_some() {
+        mistakes.add("behind the name of the primary may stand a database, nothing else");
+    }
+    let options = Options::read(parts.query, known, understood, mistakes);
+    let texts = options.0.clone();
+    let options = options.finish(mistakes);
+    has_no_replicas(&options, "replicas behind sentinels are not read from", mistakes);
+    let nobody = || (None, None);
+    let targets = addresses
+        .into_iter()
+        .map(|address| {
+            Some(Arc::new(RedisTarget::new(address?, nobody(), 0, UrlOptions::default())))
+        })
+        .collect::<Option<Vec<_>>>()?;
+    let address = Address::Sentinels(Arc::new(Sentinels::new(targets, primary?)));
+    Some((RedisTarget::new(address, credentials?, db? as i64, options), texts))
+}
 
 /// A group of sentinels, and the name of the primary that they watch.
 pub(crate) struct Sentinels {
@@ -48,6 +108,25 @@ impl Sentinels {
                 target.credentials = Some(Arc::clone(credentials));
             }
         }
+    }
+
+    /// Has each of them spoken to over TLS. Answers what makes the connections to the servers.
+    ///
+    /// # Errors
+    /// Every mistake.
+    #[cfg(feature = "tls")]
+    pub(super) fn secure(&mut self, tls: &Tls) -> Result<Connector, Vec<String>> {
+        let hosts = self.targets.iter().filter_map(|target| match &target.address {
+            Address::Tcp { host, .. } => Some(host.as_str()),
+            _ => None,
+        });
+        let connector = tls.connector(hosts)?;
+        for target in &mut self.targets {
+            let mut secured = target.at(&target.address);
+            (secured.tls, secured.connector) = (Some(tls.clone()), Some(connector.clone()));
+            *target = Arc::new(secured);
+        }
+        Ok(connector)
     }
 }
 

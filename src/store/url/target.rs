@@ -6,7 +6,6 @@ use std::sync::Arc;
 use secrecy::SecretString;
 
 use super::{Address, Hidden, UrlOptions};
-use crate::error::Result;
 #[cfg(feature = "tls")]
 use crate::store::tls::{Connector, Tls};
 use crate::store::{AnyCredentials, Backlog};
@@ -56,11 +55,8 @@ impl RedisTarget {
     }
 
     /// The same at another address. Over TLS its certificate has to be good for that host.
-    ///
-    /// # Errors
-    /// A host that no certificate can be good for.
-    pub(crate) fn at(&self, address: &Address) -> Result<Self> {
-        Ok(Self {
+    pub(crate) fn at(&self, address: &Address) -> Self {
+        Self {
             address: address.clone(),
             username: self.username.clone(),
             password: self.password.clone(),
@@ -72,11 +68,8 @@ impl RedisTarget {
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),
             #[cfg(feature = "tls")]
-            connector: match (&self.connector, address) {
-                (Some(connector), Address::Tcp { host, .. }) => Some(connector.at(host)?),
-                _ => None,
-            },
-        })
+            connector: self.connector.clone(),
+        }
     }
 
     /// Reads the files that TLS needs, if it is to be used. To be called before anything is connected.
@@ -85,16 +78,35 @@ impl RedisTarget {
     /// Every mistake.
     #[cfg(feature = "tls")]
     pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
-        if let (Some(tls), Address::Tcp { host, .. }) = (&self.tls, &self.address) {
-            self.connector = Some(tls.connector(host)?);
+        let Some(tls) = &self.tls else { return Ok(()) };
+        match &mut self.address {
+            Address::Tcp { host, .. } => self.connector = Some(tls.connector([host.as_str()])?),
+            Address::Sentinels(sentinels) => {
+                // Nobody else has them yet; if somebody had, nothing would be dialled: see `is_secured`.
+                if let Some(sentinels) = Arc::get_mut(sentinels) {
+                    self.connector = Some(sentinels.secure(tls)?);
+                }
+            }
+            Address::Unix(_) => {}
         }
         Ok(())
+    }
+
+    /// Whether it can be dialled as it is to be: nothing is ever sent in plain text to whom TLS is wanted with.
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_secured(&self) -> bool {
+        self.tls.is_none() || self.connector.is_some()
     }
 
     /// Without the feature `tls` no URL asks for it.
     #[cfg(not(feature = "tls"))]
     pub(crate) fn secure(&mut self) -> Result<(), Vec<String>> {
         Ok(())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn is_secured(&self) -> bool {
+        true
     }
 }
 

@@ -227,11 +227,25 @@ fn a_url_with_tls_names_files_and_switches_nothing_off() {
     let shown = format!("{:?}", target.tls);
     assert!(shown.contains("own_roots: 1") && shown.contains("identity: true"), "{shown}");
     assert!(redis("rediss://h").tls.is_some() && redis("redis://h").tls.is_none());
+    let target = redis("rediss+sentinel://u:p@h1,h2:7/my%20primary/4?ca=/a.pem&connections=1");
+    assert_eq!(target.address.to_string(), "sentinels h1:26379,h2:7/my primary");
+    assert_eq!((target.db, target.options.connections), (4, Some(1)));
+    assert!(target.tls.is_some() && redis("redis+sentinel://h/m").tls.is_none());
+    for url in ["rediss://h", "rediss+sentinel://h1,h2/m"] {
+        assert!(
+            !redis(url).is_secured(),
+            "nothing is dialled before the settings were read: {url}"
+        );
+    }
     for (url, expected) in [
         ("rediss://h?cert=/c.pem", "go together"),
         ("rediss://h?insecure=true", "unknown"),
         ("rediss://h#insecure", "fragment"),
         ("redis://h?ca=/c.pem", "unknown"),
+        ("rediss+sentinel://h/m?key=/k.pem", "go together"),
+        ("rediss+sentinel://h/m?insecure=true", "unknown"),
+        ("rediss+sentinel://h/m#insecure", "fragment"),
+        ("redis+sentinel://h/m?ca=/c.pem", "unknown"),
     ] {
         let error = Target::parse(url).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{url}");

@@ -96,7 +96,7 @@ impl Cluster {
             Error::new(ErrorKind::Protocol, "the cluster has more nodes than can be told apart")
                 .with_outcome(Outcome::NotSent)
         })?;
-        let target = Arc::new(self.target(address)?);
+        let target = Arc::new(self.target(address));
         let node = Arc::new(Node::new(target, number, share, self.patience, &self.sinks));
         for prefix in &known.prefixes {
             // One for which there is no room tells of no change: nothing read from there is kept.
@@ -130,7 +130,8 @@ impl Cluster {
         for address in replicas {
             if let Some(reader) = old.iter().find(|reader| reader.address() == address) {
                 known.readers.push(Arc::clone(reader));
-            } else if let Ok(mut target) = self.target(address) {
+            } else {
+                let mut target = self.target(address);
                 target.is_replica = true;
                 // No scan goes over it, so its number is never looked for.
                 let number = u16::MAX;
@@ -155,7 +156,7 @@ impl Cluster {
     }
 
     /// What a connection to a node needs to know.
-    pub(super) fn target(&self, address: &Address) -> Result<RedisTarget> {
+    pub(super) fn target(&self, address: &Address) -> RedisTarget {
         self.template.at(address)
     }
 

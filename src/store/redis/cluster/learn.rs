@@ -176,7 +176,7 @@ impl Cluster {
             }
             Candidate::At(address) => {
                 let Dialled { mut connection, driver, .. } =
-                    dial(&self.target(address)?, None).await?;
+                    dial(&self.target(address), None).await?;
                 let answer = std::pin::pin!(connection.send_packed_command(&command));
                 match select(driver, answer).await {
                     Either::Left(_) => return Err(lost(address)),
