@@ -72,6 +72,7 @@ impl KeyWriter {
         self.long.extend_from_slice(bytes);
     }
 
+    #[inline]
     fn bytes(&self) -> &[u8] {
         if self.long.is_empty() { &self.short[..self.len] } else { &self.long }
     }

@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use crate::client::{
     CacheClient, Detached, Family, Given, IntoLoaded, LoadOptions, Loader, ManyLoader, Nowhere,
@@ -409,17 +408,16 @@ where
     ) -> Result<Option<Option<Arc<T>>>> {
         let Some(family) = self.family.get() else { return Ok(None) };
         let Some(room) = family.near() else { return Ok(None) };
-        let now = Instant::now();
         with_key(&self.name, key, |key| {
-            let hit = room.get::<T>(key, now)?;
-            let sight = hit.sight;
+            let hit = room.get::<T>(key)?;
+            let hash = hit.hash;
             match family.near_hit(hit, nothing_is_fit)? {
                 Seen::Fresh(answer) => {
-                    family.note_sight(sight, answer.from);
+                    family.note_hashed(hash, answer.from);
                     Some(answer.value)
                 }
                 Seen::Due(answer) if !loads => {
-                    family.note_sight(sight, answer.from);
+                    family.note_hashed(hash, answer.from);
                     Some(answer.value)
                 }
                 _ => None,

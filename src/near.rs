@@ -10,8 +10,8 @@ use quick_cache::OptionsBuilder;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::time::Instant;
 
-pub(crate) use self::entry::{Clock, Hashes, Life};
-use self::entry::{Entry, Name, Sought, Weight};
+use self::entry::{Clock, Entry, Name, Sought, Weight};
+pub(crate) use self::entry::{Hashes, Life};
 use self::marks::{Lock, Mark, Marks, Stripe};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -64,6 +64,8 @@ pub(crate) struct Room<L: Lock<Stripe> = Mutex<Stripe>> {
     number: u16,
     // What it was given of the budget, for itself alone.
     own_bytes: Option<u64>,
+    // Whether the time may be asked for by ticks, where no more is needed.
+    by_ticks: bool,
 }
 
 /// A value that was near.
@@ -74,14 +76,8 @@ pub(crate) struct Hit<T> {
     pub(crate) age: u64,
     /// For how many nanoseconds it is fresh; nothing for as long as it is near.
     pub(crate) fresh: Option<u64>,
-    pub(crate) sight: Sight,
-}
-
-/// Which key was looked at, by its hash, and when, by the cache's clock: for who writes down how it was read.
-#[derive(Clone, Copy)]
-pub(crate) struct Sight {
+    /// Of its key: for who writes down how it was read.
     pub(crate) hash: u64,
-    pub(crate) at: u64,
 }
 
 /// A read in flight, whose answer may be kept unless its key changes before.
@@ -121,9 +117,9 @@ impl<L: Lock<Stripe>> Near<L> {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// How keys are hashed, and the clock of what is seen.
-    pub(crate) fn senses(&self) -> (Hashes, Clock) {
-        (self.shared.hashes.clone(), self.shared.clock)
+    /// How keys are hashed.
+    pub(crate) fn hashes(&self) -> Hashes {
+        self.shared.hashes.clone()
     }
 
     /// How many entries there are, and how many bytes they count. Some may be void, and go when they are come upon.
@@ -134,11 +130,16 @@ impl<L: Lock<Stripe>> Near<L> {
         })
     }
 
-    /// A room, with a budget of its own or sharing what is left.
+    /// A room, with a budget of its own or sharing what is left. `by_ticks` says that no test moves the time of its entries.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] if so much is not left.
-    pub(crate) fn room(&self, max_bytes: Option<u64>, reads: Arc<ReadRecorder>) -> Result<Room<L>> {
+    pub(crate) fn room(
+        &self,
+        max_bytes: Option<u64>,
+        reads: Arc<ReadRecorder>,
+        by_ticks: bool,
+    ) -> Result<Room<L>> {
         let shared = &self.shared;
         let mut left = shared.left();
         let table = match (max_bytes, &left.table) {
@@ -169,6 +170,7 @@ impl<L: Lock<Stripe>> Near<L> {
             table,
             number: shared.number(reads),
             own_bytes: max_bytes,
+            by_ticks,
         })
     }
 
@@ -271,11 +273,12 @@ impl<L: Lock<Stripe>> Drop for Writing<'_, L> {
 }
 
 impl<L: Lock<Stripe>> Room<L> {
-    /// A value that is near, if it still holds. One lookup, one look at the vouch, and the caller's `now`.
-    pub(crate) fn get<T: Send + Sync + 'static>(&self, key: &[u8], now: Instant) -> Option<Hit<T>> {
+    /// A value that is near, if it still holds. One lookup, one look at the vouch, and one at the time.
+    #[inline]
+    pub(crate) fn get<T: Send + Sync + 'static>(&self, key: &[u8]) -> Option<Hit<T>> {
         let sought = self.shared.sought(key);
         let entry = self.table.get(&sought)?;
-        let now = self.shared.clock.at(now);
+        let now = self.time_for(&entry);
         if !entry.vouch().holds() || now >= entry.expires {
             self.forget(&sought, &entry);
             return None;
@@ -286,7 +289,17 @@ impl<L: Lock<Stripe>> Room<L> {
             Some(value) => Some(value.downcast().ok()?),
             None => None,
         };
-        Some(Hit { value, age, fresh, sight: Sight { hash: sought.hash, at: now } })
+        Some(Hit { value, age, fresh, hash: sought.hash })
+    }
+
+    /// The time, as exact as it matters to this entry.
+    #[inline]
+    fn time_for(&self, entry: &Entry) -> u64 {
+        let clock = self.shared.clock;
+        match self.by_ticks.then(|| clock.ticks()).flatten() {
+            Some(now) if entry.is_steady(now) => now,
+            _ => clock.at(Instant::now()),
+        }
     }
 
     /// Marks a read that is about to be sent.

@@ -168,6 +168,10 @@ const ALWAYS: u32 = u32::MAX;
 /// How many nanoseconds a millisecond has.
 const MILLI: u64 = 1_000_000;
 
+/// What lasts longer need not be asked for by the exact time. A tick is 10 ms at most, and late where a hypervisor lets the
+/// core wait that counts them.
+const STEADY: u64 = 1_000 * MILLI;
+
 impl Entry {
     pub(super) fn new(
         value: Option<Arc<dyn Any + Send + Sync>>,
@@ -215,6 +219,18 @@ impl Entry {
         (age, fresh)
     }
 
+    /// Whether it stays as it is for much longer than a tick: here, and fresh or not.
+    #[inline]
+    pub(super) fn is_steady(&self, now: u64) -> bool {
+        let left = self.expires.saturating_sub(now);
+        // Not steady at the edge: at `unfresh` before its end.
+        let fresh = match self.unfresh {
+            ALWAYS => STEADY,
+            back => left.saturating_sub(u64::from(back) * MILLI),
+        };
+        left > STEADY && (fresh == 0 || fresh >= STEADY)
+    }
+
     /// Whether both are the same, and not one put in the other's place.
     pub(super) fn is(&self, other: &Self) -> bool {
         let same = match (&self.value, &other.value) {
@@ -251,17 +267,43 @@ impl Size {
 
 /// Counts the nanoseconds since the cache was made.
 #[derive(Clone, Copy)]
-pub(crate) struct Clock(Instant);
+pub(super) struct Clock {
+    made: Instant,
+    // The same by the kernel's ticks, where there are any.
+    made_by_ticks: Option<u64>,
+}
 
 impl Clock {
-    pub(crate) fn new() -> Self {
-        Self(Instant::now())
+    pub(super) fn new() -> Self {
+        Self { made: Instant::now(), made_by_ticks: ticks() }
     }
 
     #[inline]
-    pub(crate) fn at(self, time: Instant) -> u64 {
-        u64::try_from(time.saturating_duration_since(self.0).as_nanos()).unwrap_or(u64::MAX)
+    pub(super) fn at(self, time: Instant) -> u64 {
+        u64::try_from(time.saturating_duration_since(self.made).as_nanos()).unwrap_or(u64::MAX)
     }
+
+    /// Now, about a tick late or early. The exact time takes three times as long, and the processor waits in it for what
+    /// it has not finished.
+    #[inline]
+    pub(super) fn ticks(self) -> Option<u64> {
+        Some(ticks()?.saturating_sub(self.made_by_ticks?))
+    }
+}
+
+/// The time at the last tick of the kernel.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+fn ticks() -> Option<u64> {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    let nanos = time.tv_sec.checked_mul(1_000_000_000)?.checked_add(time.tv_nsec)?;
+    u64::try_from(nanos).ok()
+}
+
+/// Other systems have no such clock.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn ticks() -> Option<u64> {
+    None
 }
 
 /// What entries count in the budget.
@@ -285,7 +327,7 @@ mod tests {
     #[test]
     fn the_times_of_an_entry_are_never_later_than_they_are() {
         let clock = Clock::new();
-        let read = clock.0 + Duration::from_micros(123_456);
+        let read = clock.made + Duration::from_micros(123_456);
         let at = |micros: u64| clock.at(read + Duration::from_micros(micros));
         let life = Life {
             read,
@@ -312,6 +354,30 @@ mod tests {
         assert_eq!(entry(long, clock).expires, clock.at(read + LONGEST));
         let to_the_end = Life { fresh_until: Some(life.expires), ..life };
         assert_eq!(entry(to_the_end, clock).times(at(5_000_000)).1, Some(100_000));
+    }
+
+    #[test]
+    fn an_entry_is_steady_unless_it_is_about_to_change() {
+        let clock = Clock::new();
+        let read = Instant::now();
+        let after = |seconds: u64| read + Duration::from_secs(seconds);
+        let life = Life { read, age: Duration::ZERO, fresh_until: None, expires: after(10) };
+        let steady = |life: Life| {
+            let kept = entry(life, clock);
+            (0..12).map(|second| kept.is_steady(clock.at(after(second)))).collect::<Vec<_>>()
+        };
+        let until = |end: usize| (0..12).map(|second| second < end).collect::<Vec<_>>();
+        assert_eq!(steady(life), until(9));
+        // From fresh to stale after five seconds and a half; for a second before nothing is sure.
+        let mixed = Life { fresh_until: Some(read + Duration::from_millis(5_500)), ..life };
+        let mut expected = until(9);
+        expected[5] = false;
+        assert_eq!(steady(mixed), expected);
+        assert_eq!(steady(Life { expires: after(1), ..life }), until(0));
+        // Steady or not, by ticks no time passes twice.
+        if let (Some(one), Some(other)) = (clock.ticks(), clock.ticks()) {
+            assert!(one <= other);
+        }
     }
 
     #[test]

@@ -104,7 +104,7 @@ struct World {
 impl World {
     fn new(planted: Planted, seen: Arc<Seen>) -> Self {
         let near = Near::new(1 << 16);
-        let room = near.room(None, Recorder::new(1).reads(b"m")).unwrap();
+        let room = near.room(None, Recorder::new(1).reads(b"m"), true).unwrap();
         Self {
             near,
             room,
@@ -192,7 +192,7 @@ impl World {
 
     /// What is near is no older than `version`.
     fn check(&self, version: u64) {
-        let Some(hit) = self.room.get::<u64>(self.key.as_bytes(), Instant::now()) else { return };
+        let Some(hit) = self.room.get::<u64>(self.key.as_bytes()) else { return };
         let near = *hit.value.unwrap();
         // With the right cache it fails here, so that the schedule is told.
         assert!(near >= version || self.planted != Planted::Nothing, "{near} for {version}");

@@ -11,7 +11,7 @@ fn key(name: impl AsRef<[u8]>) -> Key {
 /// A room of `near`, and who counts for it.
 fn room(near: &Near, max_bytes: Option<u64>) -> (Room, Recorder) {
     let recorder = Recorder::new(8);
-    let room = near.room(max_bytes, recorder.reads(b"n")).unwrap();
+    let room = near.room(max_bytes, recorder.reads(b"n"), true).unwrap();
     (room, recorder)
 }
 
@@ -32,7 +32,7 @@ fn keep<T: Send + Sync + 'static>(
 }
 
 fn near<T: Copy + Send + Sync + 'static>(room: &Room, key: &Key) -> Option<T> {
-    let hit = room.get::<T>(key.as_bytes(), Instant::now())?;
+    let hit = room.get::<T>(key.as_bytes())?;
     Some(*hit.value.expect("no test remembers that there is nothing"))
 }
 
@@ -104,7 +104,7 @@ fn a_room_of_its_own_keeps_to_its_cap_and_gives_it_back() {
     let vouch = Vouch::new();
     let (shared, _shared) = room(&near, None);
     let (own, _own) = room(&near, Some(BUDGET * 3 / 4));
-    let refused = near.room(Some(BUDGET / 2), Recorder::new(8).reads(b"n")).err().unwrap();
+    let refused = near.room(Some(BUDGET / 2), Recorder::new(8).reads(b"n"), true).err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Config);
     assert!(refused.detail().contains("262144 of the client's 1048576 are left"), "{refused}");
     let fill = |room: &Room| {

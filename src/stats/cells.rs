@@ -36,6 +36,12 @@ pub(crate) fn place() -> Place {
 }
 
 impl Place {
+    /// That of the thread with this number.
+    #[cfg(test)]
+    pub(crate) fn numbered(stripe: usize) -> Self {
+        Self { stripe, alone: false }
+    }
+
     /// Its number, below [`stripes`].
     #[inline]
     pub(crate) fn index(self) -> usize {

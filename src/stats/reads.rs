@@ -129,8 +129,8 @@ impl ReadRecorder {
 
     /// How old the value is that was served, in nanoseconds.
     #[inline]
-    pub(crate) fn age(&self, nanos: u64) {
-        self.age.get_or_init(Histogram::new).record_nanos(place(), nanos);
+    pub(crate) fn age(&self, place: Place, nanos: u64) {
+        self.age.get_or_init(Histogram::new).record_nanos(place, nanos);
         self.seen().age.record(nanos as f64 / 1e9);
     }
 
@@ -333,7 +333,7 @@ mod tests {
         for (at, cause) in ALL_CAUSES.into_iter().enumerate() {
             (0..=at).for_each(|_| reads.invalidated(cause));
         }
-        reads.age(3_000_000_000);
+        reads.age(place(), 3_000_000_000);
         reads.load_time(Duration::from_millis(20));
     }
 
@@ -422,7 +422,7 @@ mod tests {
                     let reads = recorder.reads(b"user");
                     for _ in 0..10_000 {
                         reads.count(Read::NearHit);
-                        reads.age(1_000_000);
+                        reads.age(place(), 1_000_000);
                     }
                 });
             }

@@ -155,9 +155,8 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     /// Takes what is near.
     fn near(&mut self) {
         let Some(room) = self.family.near() else { return };
-        let now = Instant::now();
         for at in self.places().collect::<Vec<_>>() {
-            let Some(hit) = room.get::<T>(self.keys[at].as_bytes(), now) else { continue };
+            let Some(hit) = room.get::<T>(self.keys[at].as_bytes()) else { continue };
             match self.family.near_hit(hit, true) {
                 Some(Seen::Fresh(answer)) => self.answers[at] = Some(Ok(answer)),
                 Some(Seen::Due(answer)) => {

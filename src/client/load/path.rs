@@ -53,7 +53,7 @@ impl ReadPath {
         recorder: Arc<Recorder>,
         bounds: Bounds,
     ) -> Self {
-        let recent = Recent::new(coherence.near.senses());
+        let recent = Recent::new(coherence.near.hashes());
         Self {
             store,
             told,
@@ -118,7 +118,9 @@ impl ReadPath {
             return Ok(Some(Arc::clone(room)));
         }
         let reads = self.reads(namespace.as_bytes());
-        let room = Arc::new(self.coherence.near.room(max_bytes, reads)?);
+        // The time of the embedded store is what a test makes it.
+        let by_ticks = self.told.capabilities().shared;
+        let room = Arc::new(self.coherence.near.room(max_bytes, reads, by_ticks)?);
         rooms.insert(Arc::clone(namespace), Arc::clone(&room));
         Ok(Some(room))
     }

@@ -14,7 +14,7 @@ use crate::flight::{Kind, Leader, Seat, arrived};
 use crate::key::Key;
 use crate::near::Hit;
 use crate::op::{Ask, Op};
-use crate::stats::Read;
+use crate::stats::{Read, place};
 use crate::store::runtime;
 
 impl Family {
@@ -24,7 +24,7 @@ impl Family {
         if hit.value.is_none() && !takes_nothing {
             return None;
         }
-        self.reads.age(hit.age);
+        self.reads.age(place(), hit.age);
         let stale = hit.fresh == Some(0) && !self.options.grace.is_zero();
         let from = if stale { ReadFrom::Stale } else { ReadFrom::Near };
         let answer = Answer { value: hit.value, from };
@@ -52,7 +52,7 @@ impl Family {
             runtime::check("reading through")?;
         }
         if let Some(room) = self.near()
-            && let Some(hit) = room.get::<T>(key.as_bytes(), Instant::now())
+            && let Some(hit) = room.get::<T>(key.as_bytes())
             && let Some(seen) = self.near_hit(hit, source.takes_nothing())
         {
             match seen {

@@ -2,9 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::time::Instant;
-
-use crate::near::{Clock, Hashes, Sight};
+use crate::near::Hashes;
 use crate::stats::{Place, stripes};
 
 /// How many keys a thread remembers at most: its table fits into the smallest cache of a core beside what it serves.
@@ -38,49 +36,61 @@ const ALL: [ReadFrom; 6] = [
 ];
 
 /// The last reads, of each thread in a part of its own: cores that wrote to one table would wait for each other. A word
-/// stands in the place that the hash of its key says, and whoever comes later has it. It holds the rest of the hash, when
-/// the key was read, so that the latest word of all parts is found, and how.
+/// stands in the place that the hash of its key says, and whoever comes later has it. It holds the rest of the hash, and
+/// how the key was read.
+///
+/// The latest word of a key is found without a time: a hit of the near cache, which must cost next to nothing, writes down
+/// itself alone; any other read takes the key out of the parts of the others. So where there is a hit beside another
+/// read, the hit came after it.
 pub(crate) struct Recent {
     parts: Box<[Part]>,
     hashes: Hashes,
-    clock: Clock,
 }
 
 /// A thread's part, alone on its cache lines.
 #[repr(align(128))]
 struct Part([AtomicU64; REMEMBERED]);
 
-/// The lowest bits of a word are the outcome, zero for none. Above stands the time in 1,024 nanoseconds, which begins
-/// anew after two hours and a half; the rest is of the hash: two keys that meet in it forget each other, no more.
-const OUTCOME: u32 = 3;
-const TIME: u32 = 33;
+/// The lowest bits of a word are the outcome, zero for none. The rest is of the hash: two keys whose hashes agree in those
+/// 61 bits are taken for each other.
+const OUTCOMES: u64 = 7;
 
 impl Recent {
-    pub(crate) fn new((hashes, clock): (Hashes, Clock)) -> Self {
+    pub(crate) fn new(hashes: Hashes) -> Self {
         let part = || Part([const { AtomicU64::new(0) }; REMEMBERED]);
-        Self { parts: (0..stripes()).map(|_| part()).collect(), hashes, clock }
+        Self { parts: (0..stripes()).map(|_| part()).collect(), hashes }
     }
 
-    /// A key as it is seen now.
-    pub(crate) fn sight(&self, key: &[u8]) -> Sight {
-        Sight { hash: self.hashes.of(key), at: self.clock.at(Instant::now()) }
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        self.hashes.of(key)
     }
 
     #[inline]
-    pub(crate) fn note(&self, place: Place, sight: Sight, from: ReadFrom) {
+    pub(crate) fn note(&self, place: Place, hash: u64, from: ReadFrom) {
+        if from != ReadFrom::Near {
+            self.forget(hash);
+        }
         let at = ALL.iter().position(|one| *one == from).unwrap_or_default();
-        let word = tag(sight.hash) | time(sight.at) << OUTCOME | (at as u64 + 1);
-        self.word(place.of(&self.parts), sight.hash).store(word, Ordering::Relaxed);
+        let word = (hash & !OUTCOMES) | (at as u64 + 1);
+        self.word(place.of(&self.parts), hash).store(word, Ordering::Relaxed);
+    }
+
+    fn forget(&self, hash: u64) {
+        for part in &self.parts {
+            let word = self.word(part, hash);
+            if word.load(Ordering::Relaxed) & !OUTCOMES == hash & !OUTCOMES {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
     }
 
     pub(crate) fn look(&self, key: &[u8]) -> Option<ReadFrom> {
-        let Sight { hash, at } = self.sight(key);
+        let hash = self.hash(key);
         let words = self.parts.iter().map(|part| self.word(part, hash).load(Ordering::Relaxed));
-        let mine = words.filter(|word| {
-            *word & OUTCOMES != 0 && *word >> (TIME + OUTCOME) == tag(hash) >> (TIME + OUTCOME)
-        });
-        let latest = mine.min_by_key(|word| time(at).wrapping_sub(*word >> OUTCOME) & TIMES)?;
-        ALL.get((latest & OUTCOMES) as usize - 1).copied()
+        let mine = words.filter(|word| word & !OUTCOMES == hash & !OUTCOMES);
+        // A hit is the first of them.
+        let latest = mine.map(|word| word & OUTCOMES).filter(|outcome| *outcome > 0).min()?;
+        ALL.get(latest as usize - 1).copied()
     }
 
     #[inline]
@@ -89,33 +99,20 @@ impl Recent {
     }
 }
 
-const OUTCOMES: u64 = (1 << OUTCOME) - 1;
-const TIMES: u64 = (1 << TIME) - 1;
-
-#[inline]
-fn tag(hash: u64) -> u64 {
-    hash & !(TIMES << OUTCOME | OUTCOMES)
-}
-
-#[inline]
-fn time(nanos: u64) -> u64 {
-    (nanos >> 10) & TIMES
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stats::place;
 
     fn recent() -> Recent {
-        Recent::new((Hashes::default(), Clock::new()))
+        Recent::new(Hashes::default())
     }
 
     #[test]
     fn the_last_read_of_a_key_is_known_and_a_key_that_was_not_read_is_not() {
         let recent = recent();
         for from in ALL {
-            recent.note(place(), recent.sight(b"a"), from);
+            recent.note(place(), recent.hash(b"a"), from);
             assert_eq!(recent.look(b"a"), Some(from));
         }
         assert_eq!(recent.look(b"b"), None);
@@ -124,35 +121,15 @@ mod tests {
     #[test]
     fn of_the_reads_of_several_threads_the_latest_is_known() {
         let recent = recent();
-        for round in 0..100 {
-            let from = ALL[round % ALL.len()];
-            let note = || recent.note(place(), recent.sight(b"a"), from);
-            if round % 2 == 0 {
-                note()
-            } else {
-                std::thread::scope(|all| all.spawn(note).join()).unwrap()
-            }
-            assert_eq!(recent.look(b"a"), Some(from), "round {round}");
-            // Words do not tell times that are closer.
-            let noted = Instant::now();
-            while noted.elapsed() < std::time::Duration::from_micros(2) {}
+        let last = stripes() - 1;
+        let note = |part, from| {
+            recent.note(Place::numbered(part), recent.hash(b"a"), from);
+            assert_eq!(recent.look(b"a"), Some(from));
+        };
+        for (one, other) in ALL.iter().flat_map(|one| ALL.map(|other| (*one, other))) {
+            note(0, one);
+            note(last, other);
+            note(0, one);
         }
-    }
-
-    #[test]
-    fn a_time_that_begins_anew_is_later_than_the_one_before() {
-        let recent = recent();
-        let before = 1_u64 << (TIME + 10);
-        let Sight { hash, at } = recent.sight(b"a");
-        let turns = |at: u64| Sight { hash, at };
-        let parts = [turns(at.wrapping_sub(5_000_000).wrapping_add(before)), turns(at)];
-        for (part, (sight, from)) in
-            recent.parts.iter().zip(parts.into_iter().zip([ReadFrom::Shared, ReadFrom::Near]))
-        {
-            let word =
-                tag(hash) | time(sight.at) << OUTCOME | if from == ReadFrom::Near { 1 } else { 2 };
-            recent.word(part, hash).store(word, Ordering::Relaxed);
-        }
-        assert_eq!(recent.look(b"a"), Some(ReadFrom::Near));
     }
 }

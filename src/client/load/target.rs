@@ -15,7 +15,7 @@ use crate::codec::{JsonLimit, Shape, decode_json, encode_json};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Terms;
-use crate::near::{Life, Reading, Room, Sight};
+use crate::near::{Life, Reading, Room};
 use crate::op::{Batch, Fetched, Lane, Op, Vouch};
 use crate::stats::{Read, ReadRecorder, place};
 use crate::ttl::{Expiry, Ttl};
@@ -152,7 +152,7 @@ impl Family {
         }
         let due = self.is_due(fresh.map(nanos));
         if let Some(age) = age {
-            self.reads.age(nanos(age));
+            self.reads.age(place(), nanos(age));
         }
         let graceful = !self.options.grace.is_zero();
         let stale = graceful && fresh.is_some_and(|left| left.is_zero());
@@ -221,12 +221,12 @@ impl Family {
 
     /// Counts how a key was read, for the statistics and for `explain`.
     pub(crate) fn note(&self, key: &[u8], from: ReadFrom) {
-        self.note_sight(self.path.recent.sight(key), from);
+        self.note_hashed(self.path.recent.hash(key), from);
     }
 
     /// As [`note`](Self::note), of a key that was hashed already.
     #[inline]
-    pub(crate) fn note_sight(&self, sight: Sight, from: ReadFrom) {
+    pub(crate) fn note_hashed(&self, hash: u64, from: ReadFrom) {
         let read = match from {
             ReadFrom::Near => Read::NearHit,
             ReadFrom::Shared => Read::SharedHit,
@@ -235,7 +235,7 @@ impl Family {
         };
         let place = place();
         self.reads.count_at(place, read);
-        self.path.recent.note(place, sight, from);
+        self.path.recent.note(place, hash, from);
     }
 }
 
