@@ -11,11 +11,18 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::runtime;
-
 thread_local! {
-    // Of each runtime that this thread was in, as long as a task there looks.
-    static HERE: RefCell<Vec<(Id, Arc<Watch>)>> = const { RefCell::new(Vec::new()) };
+    static HERE: Here = const { Here(RefCell::new(Vec::new())) };
+}
+
+/// The watches of a thread, one for each runtime that it was in, as long as a task there looks.
+struct Here(RefCell<Vec<(Id, Arc<Watch>)>>);
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        // Nobody sets alarms here any more: a task that slept for a long deadline would outlive many threads.
+        self.0.get_mut().iter().for_each(|(_, watch)| watch.sooner.notify_one());
+    }
 }
 
 /// Wakes a task at about a moment, unless it is dropped before. It is a task that does so: in a busy runtime it takes its
@@ -28,28 +35,29 @@ pub(super) struct Alarm {
 impl Alarm {
     /// An alarm that wakes the task of `cx`. To be called within a runtime.
     pub(super) fn set(moment: Instant, cx: &Context<'_>) -> Self {
-        let watch = Watch::here();
+        let (watch, waker) = (Watch::here(), cx.waker().clone());
         let mut state = watch.state();
-        let at = state.add(Place::Set(moment, cx.waker().clone()));
+        let at = state.add(Place::Set(moment, waker));
         let look = state.expect(moment);
         drop(state);
         watch.tell(look);
         Self { watch, at }
     }
 
-    /// The task of `cx` waits now, which may be another one. Answers whether it is still to be woken.
+    /// The task of `cx` waits now, which may be another one. Answers whether it is still to be woken: if not, its time came,
+    /// or the runtime in which it was set is gone.
     pub(super) fn keep(&self, cx: &Context<'_>) -> bool {
+        match self.watch.state().waker(self.at) {
+            None => return false,
+            Some(waker) if waker.will_wake(cx.waker()) => return true,
+            Some(_) => {}
+        }
+        // Wakers are cloned and dropped without the lock: what they do may set and drop alarms.
+        let mut waker = cx.waker().clone();
         let mut state = self.watch.state();
-        let Place::Set(moment, waker) = &mut state.places[self.at] else { return false };
-        let moment = *moment;
-        let before =
-            (!waker.will_wake(cx.waker())).then(|| std::mem::replace(waker, cx.waker().clone()));
-        // The runtime of the task that looked may be gone.
-        let look = if runtime::is_here() { state.expect(moment) } else { Look::Known };
-        // What a waker drops may set and drop alarms.
+        let Some(before) = state.waker(self.at) else { return false };
+        std::mem::swap(before, &mut waker);
         drop(state);
-        drop(before);
-        self.watch.tell(look);
         true
     }
 }
@@ -57,7 +65,7 @@ impl Alarm {
 impl Drop for Alarm {
     fn drop(&mut self) {
         let mut state = self.watch.state();
-        let place = std::mem::replace(&mut state.places[self.at], Place::Quiet);
+        let place = std::mem::replace(&mut state.places[self.at], Place::Free);
         state.free.push(self.at);
         drop(state);
         drop(place);
@@ -82,8 +90,9 @@ struct State {
 
 enum Place {
     Set(Instant, Waker),
-    // It rang, or nobody has it.
-    Quiet,
+    Rang,
+    // Nobody has it.
+    Free,
 }
 
 /// Whether somebody will look in time.
@@ -97,7 +106,7 @@ impl Watch {
     fn here() -> Arc<Self> {
         let id = Handle::current().id();
         let here = HERE.try_with(|here| {
-            let mut here = here.borrow_mut();
+            let mut here = here.0.borrow_mut();
             if let Some((_, watch)) = here.iter().find(|(of, _)| *of == id) {
                 return Arc::clone(watch);
             }
@@ -120,7 +129,8 @@ impl Watch {
             Look::Known => {}
             Look::Sooner => self.sooner.notify_one(),
             Look::Nobody(next) => {
-                tokio::spawn(Watcher { watch: Arc::clone(self), next: Some(next) }.run());
+                let due = Vec::new();
+                tokio::spawn(Watcher { watch: Arc::clone(self), next: Some(next), due }.run());
             }
         }
     }
@@ -150,70 +160,81 @@ impl State {
         }
     }
 
-    /// Takes out the wakers of the alarms that are due, and finds out when the next one is.
-    fn ring(&mut self, now: Instant, due: &mut Vec<Waker>) {
+    fn waker(&mut self, at: usize) -> Option<&mut Waker> {
+        match &mut self.places[at] {
+            Place::Set(_, waker) => Some(waker),
+            Place::Rang | Place::Free => None,
+        }
+    }
+
+    /// Takes out the wakers of the alarms that are due, or of all, and finds out when the next one is.
+    fn ring(&mut self, now: Option<Instant>, due: &mut Vec<Waker>) {
         self.next = None;
         for place in &mut self.places {
             match place {
-                Place::Set(moment, _) if *moment > now => {
+                Place::Set(moment, _) if now.is_some_and(|now| *moment > now) => {
                     self.next = Some(self.next.map_or(*moment, |next| next.min(*moment)));
                 }
                 Place::Set(..) => {
-                    if let Place::Set(_, waker) = std::mem::replace(place, Place::Quiet) {
+                    if let Place::Set(_, waker) = std::mem::replace(place, Place::Rang) {
                         due.push(waker);
                     }
                 }
-                Place::Quiet => {}
+                Place::Rang | Place::Free => {}
             }
         }
-        // What many calls at once took is not kept for ever.
-        if self.free.len() == self.places.len() {
-            (self.places, self.free) = Default::default();
+        self.shrink();
+    }
+
+    /// What many calls at once took is not kept for ever.
+    fn shrink(&mut self) {
+        if self.free.len() <= self.places.len() / 2 {
+            return;
         }
+        while matches!(self.places.last(), Some(Place::Free)) {
+            self.places.pop();
+        }
+        let kept = self.places.len();
+        self.free.retain(|at| *at < kept);
+        self.places.shrink_to(2 * kept);
+        self.free.shrink_to(2 * kept);
     }
 }
 
-/// The task that rings. It ends when no alarm is set, and the next alarm starts another.
+/// The task that rings. It ends when it finds no alarm set, and the next alarm starts another.
 struct Watcher {
     watch: Arc<Watch>,
     next: Option<Instant>,
+    due: Vec<Waker>,
 }
 
 impl Watcher {
     async fn run(mut self) {
-        let mut due = Vec::new();
         while let Some(next) = self.next {
             select(pin!(sleep_until(next)), pin!(self.watch.sooner.notified())).await;
             {
                 let mut state = self.watch.state();
-                state.ring(Instant::now(), &mut due);
+                state.ring(Some(Instant::now()), &mut self.due);
                 self.next = state.next;
             }
-            due.drain(..).for_each(Waker::wake);
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
+        while let Some(waker) = self.due.pop() {
+            waker.wake();
         }
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        if self.next.is_none() {
-            return;
+        // The runtime is being shut down, or has no timers. Whoever waits elsewhere gets a timer of that place, or an error.
+        if self.next.is_some() {
+            self.watch.state().ring(None, &mut self.due);
         }
-        // The runtime is being shut down. Whoever waits elsewhere sees to it that somebody looks.
-        let mut state = self.watch.state();
-        state.next = None;
-        let waiting: Vec<Waker> = state.places.iter().filter_map(Place::waker).cloned().collect();
-        drop(state);
-        waiting.into_iter().for_each(Waker::wake);
-    }
-}
-
-impl Place {
-    fn waker(&self) -> Option<&Waker> {
-        match self {
-            Self::Set(_, waker) => Some(waker),
-            Self::Quiet => None,
-        }
+        self.wake();
     }
 }
 
@@ -230,8 +251,8 @@ mod tests {
 
     const D: Duration = Duration::from_secs(1);
 
-    /// Ends at its moment.
-    async fn wait(moment: Instant) {
+    /// Ends when it rings.
+    async fn ringing(moment: Instant) {
         let mut alarm = None;
         poll_fn(|cx| match &alarm {
             Some(alarm) if !Alarm::keep(alarm, cx) => Poll::Ready(()),
@@ -242,6 +263,11 @@ mod tests {
             }
         })
         .await;
+    }
+
+    /// Ends at its moment.
+    async fn wait(moment: Instant) {
+        ringing(moment).await;
         assert!(Instant::now() >= moment, "too early");
     }
 
@@ -282,7 +308,7 @@ mod tests {
                 ));
             }
             assert_eq!(set_here(), 0);
-            assert_eq!(watch.state().places.len(), 1, "places are used again");
+            assert!(watch.state().places.len() <= 1, "places are used again");
             assert!(watch.state().next.is_some());
             tokio::time::sleep(D * 2).await;
             assert!(watch.state().next.is_none());
@@ -314,30 +340,75 @@ mod tests {
                 runtime.block_on(soon);
             }
         }
-        assert_eq!(HERE.with_borrow(Vec::len), 2);
+        assert_eq!(HERE.with(|here| here.0.borrow().len()), 2);
         drop((one, other));
         alone().block_on(async { wait(Instant::now() + D).await });
-        assert_eq!(HERE.with_borrow(Vec::len), 1);
+        assert_eq!(HERE.with(|here| here.0.borrow().len()), 1);
     }
 
     #[test]
-    fn one_that_waits_elsewhere_outlives_the_runtime_it_was_set_in() {
+    fn one_that_waits_elsewhere_is_woken_when_the_runtime_it_was_set_in_ends() {
         let first = alone();
-        let moment = first.block_on(async { Instant::now() }) + Duration::from_millis(20);
-        let mut waiting = Box::pin(wait(moment));
+        let mut waiting = Box::pin(ringing(Instant::now() + D * 3600));
         first.block_on(async {
             assert!(futures_util::future::poll_immediate(&mut waiting).await.is_none());
         });
-        let second = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
-        let waiting = second.spawn(waiting);
-        // Polled there, so that it is to be woken there.
-        while second.metrics().num_alive_tasks() != 1 {
-            std::thread::yield_now();
-        }
+        let ended = std::thread::spawn(move || block_on_no_runtime(waiting));
         drop(first);
-        second.block_on(async {
-            tokio::time::timeout(D * 10, waiting).await.expect("it hung").unwrap();
-        });
+        ended.join().unwrap();
+    }
+
+    /// Without a runtime.
+    fn block_on_no_runtime(waiting: impl Future<Output = ()>) {
+        struct Unparks(std::thread::Thread);
+        impl std::task::Wake for Unparks {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unparks(std::thread::current())));
+        let (mut waiting, begun) = (pin!(waiting), std::time::Instant::now());
+        while waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            std::thread::park_timeout(D);
+            assert!(begun.elapsed() < D * 10, "it hung");
+        }
+    }
+
+    #[test]
+    fn a_runtime_without_timers_wakes_whom_it_cannot_ring_for() {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        // The task panics.
+        runtime.block_on(ringing(Instant::now() + D));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_of_a_thread_that_is_gone_does_not_sleep_on() {
+        let here = Handle::current();
+        let call = move || {
+            let _here = here.enter();
+            let waker = Waker::noop();
+            let alarm = Alarm::set(Instant::now() + D * 3600, &Context::from_waker(waker));
+            drop(alarm);
+        };
+        std::thread::spawn(call).join().unwrap();
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
+        let begun = Instant::now();
+        while Handle::current().metrics().num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(begun.elapsed() < D);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_many_at_once_took_is_given_back_though_one_stays() {
+        let watch = Watch::here();
+        let mut one = pin!(wait(Instant::now() + D * 5));
+        assert!(futures_util::future::poll_immediate(&mut one).await.is_none());
+        let all: Vec<_> = (0..1_000).map(|_| Box::pin(wait(Instant::now() + D))).collect();
+        join_all(all).await;
+        assert_eq!(watch.state().places.len(), 1_001);
+        one.await;
+        assert_eq!(watch.state().places.len(), 1);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -80,7 +80,7 @@ enum Timer {
 
 impl Timer {
     /// Comes at the deadline, or with an error if there is no runtime for a timer: only a store of the caller's own waits
-    /// without one.
+    /// without one, and who took a call out of the runtime that it began in.
     fn poll(
         &mut self,
         deadline: Instant,

@@ -1,5 +1,6 @@
 //! Reading through stores that refuse, stall, or hold what nobody expects, and clients that end.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::testing::{RedisServer, Scripted, ScriptedServer};
@@ -258,4 +259,57 @@ async fn namespaces_of_one_name_share_what_is_near_and_never_each_others_types()
     assert!(told("foo:b").is_ok() && told("foob").is_ok() && told("foo:b").is_ok());
     assert_eq!(told("foo").unwrap_err().kind(), ErrorKind::Config);
     println!("near: 10,000 times built, 100 changes of type, overlapping prefixes refused");
+}
+
+#[tokio::test]
+async fn clients_with_other_settings_share_the_keys_leases_and_locks_of_a_namespace() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let server = RedisServer::start().await;
+    let one = CacheClient::connect(server.url()).await.unwrap();
+    let other = CacheClient::connect(server.url()).await.unwrap();
+    let near = one.namespace::<u64, u64>("n").near(true).ttl(SECOND * 60).grace(SECOND * 30);
+    let near = near.build().unwrap();
+    let told = one.namespace::<u64, u64>("n").near(true).broadcast(true).build().unwrap();
+    let plain = other.namespace::<u64, u64>("n").ttl(SECOND * 120).build().unwrap();
+    for version in 1..=200 {
+        near.get(&1).await.unwrap();
+        plain.set(&1, &version).await.unwrap();
+        for view in [&near, &told] {
+            ends("a change", async {
+                while view.get(&1).await.unwrap().as_deref() != Some(&version) {
+                    // Near hits do not wait for anything.
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+        near.set(&1, &(version + 1_000)).await.unwrap();
+        assert_eq!(plain.get(&1).await.unwrap().as_deref(), Some(&(version + 1_000)));
+    }
+    let loads = AtomicU64::new(0);
+    for key in 100..150 {
+        let load = || async {
+            loads.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(5)).await; // a loader's work
+            Given::Ok(key)
+        };
+        // Who comes later waits for a lease of other length than its own.
+        let longer = plain.with(|options| options.lease(SECOND * 20));
+        let (one, other) =
+            tokio::join!(near.get_or_load(&key, load), longer.get_or_load(&key, load));
+        assert_eq!((*one.unwrap(), *other.unwrap()), (key, key));
+    }
+    assert_eq!(loads.into_inner(), 50);
+    for round in 0..20 {
+        let (short, long) = (one.lock("l").lease(SECOND), other.lock("l").lease(SECOND * 30));
+        let (first, second) = if round % 2 == 0 { (&short, &long) } else { (&long, &short) };
+        let held = first.try_acquire().await.unwrap().expect("nobody has it");
+        assert!(second.try_acquire().await.unwrap().is_none());
+        let token = held.fencing_token();
+        assert!(held.release().await.unwrap());
+        let next = second.try_acquire().await.unwrap().expect("it was given back");
+        assert!(next.fencing_token() > token);
+        assert!(next.release().await.unwrap());
+    }
+    println!("settings that differ: 400 changes seen, 50 loads for 100 reads, 40 locks in turn");
 }

@@ -41,7 +41,9 @@ async fn values_expire(place: Place) {
     for round in 0..rounds {
         let at = round as usize % keys.len();
         let (key, direct) = (keys[at], &mut direct[at]);
-        let (name, life) = (format!("v:{key}"), 50 + round % 10 * 20);
+        // One of ten for so long that the clock of the kernel's ticks is asked at first.
+        let long = if round % 10 == 4 { 1_150 } else { 0 };
+        let (name, life) = (format!("v:{key}"), 50 + round % 10 * 20 + long);
         let sent = Instant::now();
         direct.command(&["SET", &name, "1", "PX", &life.to_string()]).await.unwrap();
         let acked = Instant::now();
@@ -63,7 +65,7 @@ async fn values_expire(place: Place) {
         }
     }
     println!(
-        "P17{}: {rounds} values of 50 to 230 ms, half of them shortened: served {longest:?} late at most",
+        "P17{}: {rounds} values of 50 to 1,280 ms, half of them shortened: served {longest:?} late at most",
         place.name()
     );
     assert!(longest < Duration::from_millis(100), "{longest:?}");

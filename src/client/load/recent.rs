@@ -41,7 +41,7 @@ const ALL: [ReadFrom; 6] = [
 ///
 /// The latest word of a key is found without a time: a hit of the near cache, which must cost next to nothing, writes down
 /// itself alone; any other read takes the key out of the parts of the others. So where there is a hit beside another
-/// read, the hit came after it.
+/// read, the hit came after it. Of reads that were written down at the same moment either may be told.
 pub(crate) struct Recent {
     parts: Box<[Part]>,
     hashes: Hashes,
@@ -51,8 +51,8 @@ pub(crate) struct Recent {
 #[repr(align(128))]
 struct Part([AtomicU64; REMEMBERED]);
 
-/// The lowest bits of a word are the outcome, zero for none. The rest is of the hash: two keys whose hashes agree in those
-/// 61 bits are taken for each other.
+/// The lowest bits of a word are the outcome, zero for none. The rest is of the hash, whose lowest bits are in the place: two
+/// keys are taken for each other if all of their hashes agree.
 const OUTCOMES: u64 = 7;
 
 impl Recent {

@@ -105,6 +105,13 @@ impl Pulse {
         }
     }
 
+    /// A PING was answered. What arrived for it is not a part of an answer that somebody waits for, unless somebody does.
+    pub(super) fn answer_ping(&self) {
+        if self.asked.load(Ordering::Relaxed) == 0 {
+            self.arriving.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes arrived. Only the driver's task says so.
     fn arrived(&self, bytes: usize) {
         let before = self.arriving.load(Ordering::Relaxed);

@@ -69,8 +69,7 @@ impl Patience {
             if pulse.heard() < asked {
                 return;
             }
-            // What arrived for it is not a part of an answer that somebody waits for.
-            pulse.answer();
+            pulse.answer_ping();
         }
     }
 

@@ -40,8 +40,8 @@ enum Says {
 ///
 /// # Errors
 /// [`ErrorKind::Config`] if those that answer do not know the name; [`ErrorKind::Auth`], [`ErrorKind::Permission`] or
-/// [`ErrorKind::Tls`] if one of those that do not answer refuses us or is not to be trusted; [`ErrorKind::Unavailable`] if
-/// none answers.
+/// [`ErrorKind::Tls`] if all refuse us or are not to be trusted; [`ErrorKind::Unavailable`] if none answers, since others than
+/// those may be back soon.
 pub(super) async fn primary(sentinels: &Sentinels) -> Result<Address> {
     let asked = sentinels.targets.iter().map(|target| async {
         let answer = tokio::time::timeout(PATIENCE, ask(target, &sentinels.primary)).await;
@@ -51,7 +51,7 @@ pub(super) async fn primary(sentinels: &Sentinels) -> Result<Address> {
     });
     let answers = join_all(asked).await;
     let mut votes = BTreeMap::new();
-    let (mut unknown, mut failed) = (false, None);
+    let (mut unknown, mut failed) = (false, Vec::new());
     for (at, answer) in answers.into_iter().enumerate() {
         match answer {
             Ok(Says::Primary(host, port)) => {
@@ -59,17 +59,13 @@ pub(super) async fn primary(sentinels: &Sentinels) -> Result<Address> {
                 *count += 1;
             }
             Ok(Says::Unknown) => unknown = true,
-            // That one more is away, too, says less than what waiting does not mend.
-            Err(error) => {
-                if !failed.as_ref().is_some_and(stays) {
-                    failed = Some(error);
-                }
-            }
+            Err(error) => failed.push(error),
         }
     }
     if let Some(shunned) = sentinels.shunned() {
+        let told = !votes.is_empty();
         votes.retain(|(host, port), _| shunned != Address::Tcp { host: host.clone(), port: *port });
-        if votes.is_empty() && failed.is_none() && !unknown {
+        if told && votes.is_empty() && !unknown {
             return Err(Error::new(
                 ErrorKind::Unavailable,
                 format!("the sentinels do not agree yet on who takes the place of {shunned}"),
@@ -78,23 +74,29 @@ pub(super) async fn primary(sentinels: &Sentinels) -> Result<Address> {
         }
     }
     let most = votes.into_iter().max_by_key(|(_, (count, at))| (*count, usize::MAX - at));
-    match (most, failed) {
-        (Some(((host, port), _)), _) => Ok(Address::Tcp { host, port }),
-        (None, _) if unknown => Err(Error::new(
+    if let Some(((host, port), _)) = most {
+        return Ok(Address::Tcp { host, port });
+    }
+    if unknown {
+        return Err(Error::new(
             ErrorKind::Config,
             format!(
                 "no sentinel that answers knows a primary named `{}`; check the name at the end of the URL",
                 sentinels.primary.escape_default()
             ),
         )
-        .with_outcome(Outcome::NotSent)),
-        (None, Some(error)) if stays(&error) => Err(error),
-        (None, _) => Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("none of the {} sentinels answers", sentinels.targets.len()),
-        )
-        .with_outcome(Outcome::NotSent)),
+        .with_outcome(Outcome::NotSent));
     }
+    let mut said = format!("none of the {} sentinels answers", sentinels.targets.len());
+    let all = failed.len();
+    let mut refusals = failed.into_iter().filter(stays);
+    if let Some(refusal) = refusals.next() {
+        if refusals.count() + 1 == all {
+            return Err(refusal);
+        }
+        said = format!("{said}, and one says: {}", refusal.detail());
+    }
+    Err(Error::new(ErrorKind::Unavailable, said).with_outcome(Outcome::NotSent))
 }
 
 /// Whether waiting does not mend it: we are not let in, may not ask, or do not trust who is there.
