@@ -279,6 +279,21 @@ fn has_no_replicas(options: &UrlOptions, why: &str, mistakes: &mut Mistakes) {
 /// The options of a URL as they stand there.
 type Texts<'a> = Vec<(&'a str, String)>;
 
+/// The parts of a URL, who we are, and where.
+fn whom_and_where<'a>(
+    rest: &'a str,
+    mistakes: &mut Mistakes,
+) -> Option<(Parts<'a>, &'a str, &'a str)> {
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    if rest[authority_end..].contains('@') {
+        mistakes.add(RAW_SEPARATOR);
+        return None;
+    }
+    let parts = Parts::split(rest, mistakes);
+    let (userinfo, hosts) = parts.authority.rsplit_once('@').unwrap_or(("", parts.authority));
+    Some((parts, userinfo, hosts))
+}
+
 /// One server, or several with commas between them. The target has the address of the first.
 fn servers<'a>(
     rest: &'a str,
@@ -286,16 +301,7 @@ fn servers<'a>(
     several: bool,
     mistakes: &mut Mistakes,
 ) -> Option<(Vec<Address>, RedisTarget, Texts<'a>)> {
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    if rest[authority_end..].contains('@') {
-        mistakes.add(RAW_SEPARATOR);
-        return None;
-    }
-    let parts = Parts::split(rest, mistakes);
-    let (userinfo, host_and_port) = match parts.authority.rsplit_once('@') {
-        Some((userinfo, rest)) => (userinfo, rest),
-        None => ("", parts.authority),
-    };
+    let (parts, userinfo, host_and_port) = whom_and_where(rest, mistakes)?;
     let credentials = credentials(userinfo, mistakes);
     if several && userinfo.split(':').next().is_some_and(|username| username.contains(',')) {
         mistakes.add(

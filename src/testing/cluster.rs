@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::resp::{RawConnection, Resp};
-use super::server::{LOOK, PATIENCE, RedisServer, RedisServerBuilder, field_of};
+use super::server::{RedisServer, RedisServerBuilder, field_of, until};
 use crate::key::{Key, SLOTS};
 
 /// After so long without a word a node counts as gone: as short as a busy machine allows.
@@ -388,13 +388,4 @@ impl SlotMover {
 async fn ok(node: &RedisServer, args: &[&str]) {
     let reply = node.command(args).await;
     assert_eq!(reply, Resp::Simple("OK".into()), "{}", args.join(" "));
-}
-
-/// Waits for a state that nodes announce nowhere.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(LOOK).await; // polled, as said above
-    }
 }

@@ -1,9 +1,7 @@
 //! Real sentinels: three of them, which watch a primary and its replica.
 
-use tokio::time::Instant;
-
 use super::resp::Resp;
-use super::server::{LOOK, PATIENCE, RedisServer, RedisServerBuilder};
+use super::server::{RedisServer, RedisServerBuilder, until};
 
 /// How many have to agree that the primary is gone.
 const QUORUM: usize = 2;
@@ -162,13 +160,4 @@ fn has(list: &Resp, name: &str, value: &str) -> bool {
         [found, of] => found.text().as_deref() == Some(name) && of.text().as_deref() == Some(value),
         _ => false,
     })
-}
-
-/// Waits for a state that is announced nowhere.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(LOOK).await; // polled, as said above
-    }
 }

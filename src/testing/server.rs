@@ -16,10 +16,19 @@ use super::resp::{RawConnection, Resp};
 use crate::key::SLOTS;
 
 /// How long a server may take to answer; generous, for machines that run many tests at once.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a state that announces itself nowhere is looked at.
-pub(super) const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Waits for a state that servers announce nowhere.
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(LOOK).await; // polled: no event tells of it
+    }
+}
 
 /// Below the range from which Linux takes the ports of outgoing connections, so that the port of
 /// a killed server is still free when it is restarted.

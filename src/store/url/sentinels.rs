@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::options::Options;
 use super::{
-    Address, DB_RANGE, Mistakes, Parts, RAW_SEPARATOR, RedisTarget, Texts, UrlOptions, credentials,
-    has_no_replicas, host_and_port_of,
+    Address, DB_RANGE, Mistakes, RedisTarget, Texts, UrlOptions, credentials, has_no_replicas,
+    host_and_port_of, whom_and_where,
 };
 use crate::store::AnyCredentials;
 #[cfg(feature = "tls")]
@@ -26,16 +26,7 @@ pub(super) fn read<'a>(
     known: &[&str],
     mistakes: &mut Mistakes,
 ) -> Option<(RedisTarget, Texts<'a>)> {
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    if rest[authority_end..].contains('@') {
-        mistakes.add(RAW_SEPARATOR);
-        return None;
-    }
-    let parts = Parts::split(rest, mistakes);
-    let (userinfo, hosts) = match parts.authority.rsplit_once('@') {
-        Some((userinfo, hosts)) => (userinfo, hosts),
-        None => ("", parts.authority),
-    };
+    let (parts, userinfo, hosts) = whom_and_where(rest, mistakes)?;
     let credentials = credentials(userinfo, mistakes);
     let addresses: Vec<Option<Address>> =
         hosts.split(',').map(|host| host_and_port_of(host, PORT, mistakes)).collect();
