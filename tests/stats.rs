@@ -8,7 +8,9 @@ use futures_util::future::BoxFuture;
 use larder::op::{Batch, Replies};
 use larder::store::{Capabilities, InvalidationSink, MemoryStore, Store};
 use larder::testing::{Fault, Faulty};
-use larder::{CacheClient, Direction, ErrorKind, LockOptions, Loss, NO_PREFIX, OTHER, Presence};
+use larder::{
+    CacheClient, Direction, ErrorKind, LockOptions, Loss, NO_PREFIX, OTHER, Presence, ReadFrom,
+};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 /// The embedded store, which takes its time: under paused time, exactly that.
@@ -123,6 +125,84 @@ fn metrics_of(work: impl Future<Output = ()>) -> HashMap<String, u64> {
         seen.insert(format!("{} {label}", key.name()), number);
     }
     seen
+}
+
+/// What both tests of the read path do, under paused time: a load of 3 s, which fails once before, and four reads, 10, 17,
+/// 67 and 68 s after it.
+async fn read_script(cache: &CacheClient) {
+    let secs = Duration::from_secs;
+    let numbers = cache
+        .namespace::<u8, u64>("n")
+        .ttl(secs(60))
+        .grace(secs(30))
+        // Neither the expiry nor a refresh is left to chance.
+        .jitter(0.0)
+        .early_refresh(0.0)
+        .near(true)
+        .build()
+        .unwrap();
+    let refused = numbers
+        .get_or_load(&1, || async {
+            tokio::time::sleep(secs(1)).await;
+            Err::<u64, _>("the origin is away")
+        })
+        .await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Load);
+    let load = || async {
+        tokio::time::sleep(secs(3)).await;
+        Ok::<_, std::io::Error>(7_u64)
+    };
+    let loaded = numbers.get_or_load(&1, load).await;
+    assert_eq!(*loaded.unwrap(), 7);
+    // From the store, near, and stale: near, and from the store.
+    let stale = numbers.clone().with(|options| options.bypass_near());
+    for (pause, from, values) in [
+        (10, ReadFrom::Shared, &numbers),
+        (7, ReadFrom::Near, &numbers),
+        (50, ReadFrom::Stale, &numbers),
+        (1, ReadFrom::Stale, &stale),
+    ] {
+        tokio::time::sleep(secs(pause)).await;
+        assert_eq!(values.get(&1).await.unwrap().as_deref(), Some(&7));
+        assert_eq!(values.explain(&1), Some(from));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ages_and_load_times_match_the_script_exactly() {
+    let cache = CacheClient::memory();
+    read_script(&cache).await;
+    let stats = cache.stats();
+    let reads = &stats.reads["n"];
+    let counts = [reads.near_hits, reads.shared_hits, reads.stale_hits, reads.misses];
+    assert_eq!(counts, [1, 1, 2, 2], "{reads:?}");
+    assert_eq!((reads.loads, reads.load_failures), (2, 1));
+    // A load that fails counts as well: 1 s, and 3.
+    let secs = Duration::from_secs;
+    let times = &reads.load_time;
+    assert_eq!((times.count(), times.mean(), times.max()), (2, secs(2), secs(3)));
+    // Ages are rounded up to a millisecond.
+    let ages = &reads.age;
+    assert_eq!((ages.count(), ages.max()), (4, secs(68)));
+    let mean = (10.0 + 17.0 + 67.0 + 68.0) / 4.0;
+    assert!((ages.mean().as_secs_f64() - mean).abs() < 0.002, "{:?}", ages.mean());
+}
+
+#[test]
+fn the_metrics_facade_shows_the_same_of_reads() {
+    let seen = metrics_of(async { read_script(&CacheClient::memory()).await });
+    for (name, number) in [
+        ("larder_near_hits_total n", 1),
+        ("larder_shared_hits_total n", 1),
+        ("larder_stale_hits_total n", 2),
+        ("larder_read_misses_total n", 2),
+        ("larder_loads_total n", 2),
+        ("larder_load_failures_total n", 1),
+        ("larder_served_age_seconds n", 4),
+        ("larder_load_duration_seconds n", 2),
+    ] {
+        assert_eq!(seen.get(name), Some(&number), "{name} in {seen:#?}");
+    }
 }
 
 /// What both tests of locks do, under paused time. What each step is to count stands beside it; the sums:

@@ -209,8 +209,8 @@ impl std::fmt::Debug for ReadRecorder {
 
 /// What became of the reads of one namespace: where they were answered from, and which loads they caused.
 ///
-/// Each read is one of `near_hits`, `shared_hits`, `stale_hits` and `misses`. What follows a miss is counted
-/// beside it.
+/// Each read is one of `near_hits`, `shared_hits`, `stale_hits` and `misses`, unless the store failed it. What follows a
+/// miss is counted beside it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ReadStats {
@@ -222,7 +222,7 @@ pub struct ReadStats {
     /// failed or passed its soft timeout.
     pub stale_hits: u64,
     /// Reads that found nothing to serve, neither near nor in the store: they loaded, waited for somebody
-    /// else's load, or came back with nothing.
+    /// else's load, or came back with nothing. One whose load failed is among them.
     pub misses: u64,
     /// Runs of a loader in this process, refreshes included.
     pub loads: u64,
@@ -242,8 +242,8 @@ pub struct ReadStats {
     pub store_failures: u64,
     /// Entries that left the near cache, by cause.
     pub invalidations: Invalidations,
-    /// How old the values were when they were served: from the near cache, the time since it took them in;
-    /// from the store, how much of the namespace's TTL had passed.
+    /// How old the values were when they were served: how much of the namespace's TTL had passed, and of its grace. A
+    /// value without a TTL counts when it is served from the near cache, by the time since it was read.
     pub age: Latency,
     /// How long the loaders ran that came to their end.
     pub load_time: Latency,

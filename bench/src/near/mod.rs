@@ -14,9 +14,14 @@ use crate::report::Report;
 mod client_caches;
 mod in_process;
 
-pub(crate) const TRIALS: [&str; 2] = [ONE, TWO];
+pub(crate) const TRIALS: [&str; 3] = [ONE, TWO, FEW];
 const ONE: &str = "near hit of a 1 KB document, 1 task";
 const TWO: &str = "near hit of a 1 KB document, 2 tasks";
+/// What is read again and again stays in the caches of a core: this is the work of a hit without its memory.
+const FEW: &str = "near hit of one of 100 documents, 1 task";
+
+/// A trial: its name, how many tasks, and how many of the documents they read.
+const SIZES: [(&str, usize, u64); 3] = [(ONE, 1, NEAR), (TWO, 2, NEAR), (FEW, 1, 100)];
 
 /// Whom the others are compared with.
 const BASELINE: &str = "larder";
@@ -38,21 +43,31 @@ trait Near: Clone + Send + Sync + 'static {
 
 /// A cache whose type is forgotten: once a round, not once a call.
 trait Entrant: Send + Sync {
-    fn run<'a>(&'a self, tasks: usize, pace: &'a Pace) -> BoxFuture<'a, Result<Sample>>;
+    fn run<'a>(
+        &'a self,
+        tasks: usize,
+        documents: u64,
+        pace: &'a Pace,
+    ) -> BoxFuture<'a, Result<Sample>>;
 
     /// Reads everything, so that it is near.
     fn warm(&self) -> BoxFuture<'_, Result<()>>;
 }
 
 impl<N: Near> Entrant for N {
-    fn run<'a>(&'a self, tasks: usize, pace: &'a Pace) -> BoxFuture<'a, Result<Sample>> {
-        round(tasks, pace, |number, counter| {
+    fn run<'a>(
+        &'a self,
+        tasks: usize,
+        documents: u64,
+        pace: &'a Pace,
+    ) -> BoxFuture<'a, Result<Sample>> {
+        round(tasks, pace, move |number, counter| {
             let mut cache = self.clone();
             async move {
                 let mut key = String::new();
-                let mut id = number as u64 * NEAR / 2;
+                let mut id = number as u64 * documents / 2;
                 for read in 0.. {
-                    id = (id + STEP) % NEAR;
+                    id = (id + STEP) % documents;
                     if cache.hit(&mut key, id).await? != id {
                         return Err("a near cache gave another document".into());
                     }
@@ -109,16 +124,16 @@ pub(crate) async fn run(
         for place in 0..entrants.len() {
             let (name, entrant) = &entrants[(place + turn) % entrants.len()];
             entrant.warm().await?;
-            let mut sizes = [(ONE, 1), (TWO, 2)];
+            let mut sizes = SIZES;
             if turn % 2 == 1 {
                 sizes.reverse();
             }
-            for (trial, tasks) in sizes {
+            for (trial, tasks, documents) in sizes {
                 if !options.wants(trial) {
                     continue;
                 }
                 let before = Traffic::of(server).await?.commands;
-                let sample = entrant.run(tasks, pace).await?;
+                let sample = entrant.run(tasks, documents, pace).await?;
                 let asked = Traffic::of(server).await?.commands - before;
                 if asked > 100.0 + sample.operations as f64 / READS_PER_MISS {
                     return Err(format!("{name} asked the server {asked} times").into());
@@ -127,7 +142,7 @@ pub(crate) async fn run(
             }
         }
     }
-    for (trial, tasks) in [(ONE, 1), (TWO, 2)] {
+    for (trial, tasks, _) in SIZES {
         if options.wants(trial) {
             report.hits(trial, tasks, BASELINE);
         }

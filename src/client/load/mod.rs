@@ -198,7 +198,7 @@ impl Family {
     {
         let found = self.read_many(keys, source).await?.into_iter().zip(keys);
         let values = found.map(|(found, key)| {
-            let answer = found?.answer;
+            let answer = found.inspect_err(|error| self.note_failed(error))?.answer;
             self.note(key.as_bytes(), answer.from);
             Ok(answer.value)
         });

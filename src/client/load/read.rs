@@ -37,7 +37,7 @@ impl Family {
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         S: Source<T>,
     {
-        let answer = self.find(key, source).await?;
+        let answer = self.find(key, source).await.inspect_err(|error| self.note_failed(error))?;
         self.note(key.as_bytes(), answer.from);
         Ok(answer)
     }

@@ -132,7 +132,7 @@ impl Family {
             }
         };
         let fresh = self.fresh_for(found.ttl);
-        let age = self.options.ttl.zip(fresh).map(|(ttl, left)| ttl.saturating_sub(left));
+        let age = self.age_of(found.ttl);
         if let (Some(reading), Some(vouch)) = (reading, vouch) {
             let cap = sent + self.options.near_ttl;
             let expires = match found.ttl {
@@ -166,6 +166,16 @@ impl Family {
         match ttl {
             Ttl::Remaining(left) => Some(left.saturating_sub(self.options.grace)),
             Ttl::Persistent | Ttl::Missing => None,
+        }
+    }
+
+    /// How old a value is, by its remaining time: what has passed of the namespace's TTL, and of the grace after it.
+    fn age_of(&self, ttl: Ttl) -> Option<Duration> {
+        match (self.options.ttl, ttl) {
+            (Some(whole), Ttl::Remaining(left)) => {
+                Some(whole.saturating_add(self.options.grace).saturating_sub(left))
+            }
+            _ => None,
         }
     }
 
@@ -222,6 +232,13 @@ impl Family {
     /// Counts how a key was read, for the statistics and for `explain`.
     pub(crate) fn note(&self, key: &[u8], from: ReadFrom) {
         self.note_hashed(self.path.recent.hash(key), from);
+    }
+
+    /// Counts a read that failed. It found nothing to serve if its load failed; of any other nobody knows.
+    pub(crate) fn note_failed(&self, error: &Error) {
+        if error.kind() == ErrorKind::Load {
+            self.reads.count(Read::Miss);
+        }
     }
 
     /// As [`note`](Self::note), of a key that was hashed already.
