@@ -19,7 +19,7 @@ use crate::store::runtime;
 
 impl Family {
     /// What a hit of the near cache comes to. Nothing if it is not fit for this caller.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn near_hit<T>(&self, hit: Hit<T>, takes_nothing: bool) -> Option<Seen<T>> {
         if hit.value.is_none() && !takes_nothing {
             return None;

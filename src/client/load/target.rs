@@ -242,7 +242,7 @@ impl Family {
     }
 
     /// As [`note`](Self::note), of a key that was hashed already.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn note_hashed(&self, hash: u64, from: ReadFrom) {
         let read = match from {
             ReadFrom::Near => Read::NearHit,
