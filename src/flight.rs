@@ -82,6 +82,8 @@ pub(crate) struct Leader<A> {
     key: Bytes,
     id: FlightId,
     result: watch::Sender<Option<Landed>>,
+    // Whether it took its flight out of the table.
+    left: bool,
     of: std::marker::PhantomData<fn() -> A>,
 }
 
@@ -108,10 +110,9 @@ impl Flights {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let of = TypeId::of::<A>();
         let mut table = self.table();
-        let there = table.open.get(key.as_bytes()).into_iter().flatten();
-        let mut there = there.into_iter();
-        if let Some(open) = there.find(|open| open.kind == kind && open.of == of && open.is_open())
-        {
+        let there = table.open.entry(key.bytes().clone()).or_default();
+        let mut fitting = there.iter().filter(|open| open.kind == kind && open.of == of);
+        if let Some(open) = fitting.find(|open| open.is_open()) {
             let (id, result) = (open.id, open.result.clone());
             if within.iter().any(|mine| table.reaches(id, *mine)) {
                 return Seat::Cycle;
@@ -129,19 +130,14 @@ impl Flights {
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, result) = watch::channel(None);
-        table.open.entry(key.bytes().clone()).or_default().push(Open {
-            id,
-            kind,
-            of,
-            result,
-            untold: None,
-        });
+        there.push(Open { id, kind, of, result, untold: None });
         self.open.fetch_add(1, Ordering::SeqCst);
         Seat::Lead(Leader {
             flights: Arc::clone(self),
             key: key.bytes().clone(),
             id,
             result: sender,
+            left: false,
             of: std::marker::PhantomData,
         })
     }
@@ -221,13 +217,16 @@ impl<A: Clone + Send + Sync + 'static> Leader<A> {
     }
 
     /// Gives the result to all who wait, and closes the flight. Who boarded gets it; the leader goes on.
-    pub(crate) fn land(self, result: &Result<A>) {
-        let landed: Landed = match result {
+    pub(crate) fn land(mut self, result: &Result<A>) {
+        self.leave();
+        // Closed, nobody can board any more: most of the time nobody did.
+        if self.result.receiver_count() == 0 {
+            return;
+        }
+        self.result.send_replace(Some(match result {
             Ok(answer) => Ok(Arc::new(answer.clone())),
             Err(error) => Err(error.clone()),
-        };
-        self.leave();
-        self.result.send_replace(Some(landed));
+        }));
     }
 
     /// A seat for who handed the work to a task of its own.
@@ -237,7 +236,10 @@ impl<A: Clone + Send + Sync + 'static> Leader<A> {
 }
 
 impl<A> Leader<A> {
-    fn leave(&self) {
+    fn leave(&mut self) {
+        if std::mem::replace(&mut self.left, true) {
+            return;
+        }
         let mut table = self.flights.table();
         if let Some(open) = table.open.get_mut(&self.key) {
             let before = open.len();
