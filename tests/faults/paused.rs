@@ -26,7 +26,7 @@ const SLACK: u64 = 16 * MIB;
 const LENGTH: usize = 16 << 10;
 
 fn keys() -> u64 {
-    if full() { 20_000 } else { 1_900 }
+    if full() { 6_000 } else { 1_900 }
 }
 
 fn key(number: u64) -> String {
