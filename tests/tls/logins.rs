@@ -37,7 +37,8 @@ async fn refuses(
     identity: &Identity,
     [hello, named, nameless]: [Option<&'static str>; 3],
 ) -> (Front, Arc<Mutex<Vec<String>>>) {
-    let (let_in, stray): (Arc<Mutex<HashSet<u64>>>, Arc<Mutex<Vec<String>>>) = Default::default();
+    let let_in = Mutex::<HashSet<u64>>::default();
+    let stray: Arc<Mutex<Vec<String>>> = Arc::default();
     let strays = Arc::clone(&stray);
     let front = Front::start(identity, move |connection, args| {
         let answer = match (&*args[0], args.len()) {
