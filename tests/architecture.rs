@@ -199,3 +199,34 @@ fn nothing_of_the_library_or_the_command_listens() {
     assert!(looked_at > 100 && for_tests > 0, "{looked_at} files, {for_tests} lines for tests");
     println!("row 38: {looked_at} files, nothing listens but what is for tests");
 }
+
+/// Bad input 34: a clock that is set, by an hour or a year, moves no lease, no deadline and nothing that is near, since none of
+/// them is counted by it. Who reads it, and for what:
+#[test]
+fn no_lease_deadline_or_near_value_is_counted_by_a_clock_that_can_be_set() {
+    const READERS: [(&str, &str); 1] =
+        [("store/memory/space.rs", "what fencing tokens begin with, once when the store is made")];
+    // As times that are shown or were given, nothing is decided by them.
+    const NAMED: [&str; 1] = ["client/lock_list.rs"];
+    let (mut read, mut files) = (0, 0);
+    for source in sources().into_iter().filter(|source| source.module != "testing") {
+        files += 1;
+        for line in &source.code {
+            let reads = ["SystemTime::now", "UNIX_EPOCH.elapsed", "Utc::now", "Local::now"]
+                .into_iter()
+                .chain(["Timestamp::now", "Zoned::now", "ClockId::Realtime"])
+                .any(|way| line.contains(way));
+            let names = line.contains("SystemTime");
+            let may_read = READERS.iter().any(|(path, _)| *path == source.path);
+            read += usize::from(reads);
+            assert!(!reads || may_read, "{} reads the wall clock: {line}", source.path);
+            let may_name = may_read || NAMED.contains(&source.path.as_str());
+            assert!(!names || may_name, "{} knows the wall clock: {line}", source.path);
+        }
+    }
+    // The witness that the test still sees the code.
+    assert_eq!(read, READERS.len());
+    println!(
+        "row 34: {files} files, the wall clock is read in {read}, for no lease, deadline or near value"
+    );
+}

@@ -309,14 +309,17 @@ async fn sentinels_that_know_nobody_name_a_replica_or_are_silent_are_told_apart(
     }
 }
 
-/// What servers and sentinels refused. Newer ones know a command more, which the driver sends and does not need.
+/// What servers and sentinels refused. Newer ones know a command more, which the driver sends and does not need; Redis 6.2 has no
+/// word for it but `client`.
 async fn refused(server: &RedisServer) -> Vec<String> {
     let log = server.command(&["ACL", "LOG"]).await;
     let entries = log
         .items()
         .iter()
         .map(|entry| entry.items().iter().filter_map(Resp::text).collect::<Vec<_>>().join(" "));
-    entries.filter(|entry| !entry.contains("client|setinfo")).collect()
+    let is_needed =
+        |entry: &String| !entry.contains("client|setinfo") && !entry.contains(" object client ");
+    entries.filter(is_needed).collect()
 }
 
 /// P30: what docs/security.md says that a user needs at the sentinels, and at the servers that they watch.
@@ -341,7 +344,7 @@ async fn sentinels_and_their_servers_are_used_with_the_least_rights() {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Permission, Outcome::NotSent));
     for sentinel in &group.sentinels {
         let log = refused(sentinel).await.join("; ");
-        assert!(log.contains("sentinel|get-master-addr-by-name"), "{log}");
+        assert!(log.contains(" object sentinel"), "{log}");
         assert_eq!(sentinel.command(&["ACL", "LOG", "RESET"]).await.text().as_deref(), Some("OK"));
     }
 

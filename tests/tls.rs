@@ -14,6 +14,14 @@ use tokio::task::JoinHandle;
 
 #[path = "tls/authority.rs"]
 mod authority;
+#[path = "tls/front.rs"]
+mod front;
+#[path = "tls/logins.rs"]
+mod logins;
+#[path = "tls/redirections.rs"]
+mod redirections;
+#[path = "tls/roots.rs"]
+mod roots;
 
 use authority::{Authority, Identity};
 

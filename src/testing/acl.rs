@@ -67,7 +67,7 @@ pub(super) fn refusals(address: SocketAddr, password: Option<&str>) -> Vec<Strin
 }
 
 /// What an entry of the log says, if it is about the user. Newer servers know one command more, which the driver sends
-/// with every connection and does not need.
+/// with every connection and does not need; Redis 6.2 has no word for it but `client`, which newer ones never say alone.
 fn refused(entry: &Resp) -> Option<String> {
     let words: Vec<String> =
         entry.items().iter().map(|item| item.text().unwrap_or_default()).collect();
@@ -76,7 +76,7 @@ fn refused(entry: &Resp) -> Option<String> {
         words.get(at + 1).map(String::as_str)
     };
     let (user, object) = (of("username")?, of("object")?);
-    (user == USER && object != "client|setinfo").then(|| {
+    (user == USER && !matches!(object, "client|setinfo" | "client")).then(|| {
         format!("{} {object} ({})", of("reason").unwrap_or(""), of("context").unwrap_or(""))
     })
 }

@@ -7,7 +7,9 @@ mod compressed;
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod crate_of_fuzz;
+mod limits;
 mod replies;
+mod topologies;
 
 use std::time::Duration;
 

@@ -5,6 +5,8 @@
 pub(crate) mod place;
 pub(crate) mod process;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use larder::testing::{RawConnection, RedisServer, RedisServerBuilder};
@@ -84,6 +86,36 @@ pub(crate) fn cpu_time() -> Duration {
 pub(crate) fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("this figure needs Linux");
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// Looks how much memory this process has, every few milliseconds, on a thread of its own.
+pub(crate) struct Peak {
+    start: u64,
+    peak: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+    looking: std::thread::JoinHandle<()>,
+}
+
+impl Peak {
+    pub(crate) fn watch() -> Self {
+        let start = resident();
+        let (peak, over) = (Arc::new(AtomicU64::new(start)), Arc::new(AtomicBool::new(false)));
+        let (seen, ends) = (Arc::clone(&peak), Arc::clone(&over));
+        let looking = std::thread::spawn(move || {
+            while !ends.load(Ordering::SeqCst) {
+                seen.fetch_max(resident(), Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(5)); // a sampler
+            }
+        });
+        Self { start, peak, over, looking }
+    }
+
+    /// What it was at the start, and at most.
+    pub(crate) fn ends(self) -> (u64, u64) {
+        self.over.store(true, Ordering::SeqCst);
+        self.looking.join().unwrap();
+        (self.start, self.peak.load(Ordering::SeqCst).max(resident()))
+    }
 }
 
 /// A server that loses nothing that it confirmed.

@@ -39,7 +39,19 @@ impl Process {
 
     /// Starts a test of this binary with the URL of a store.
     pub(crate) fn begin(test: &str, url: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Self::spawn(Command::new(std::env::current_exe().unwrap()), test, url)
+    }
+
+    /// As [`begin`](Self::begin), for a process whose memory is measured: what it frees goes back to the system at once, so that
+    /// what is measured is what it holds.
+    pub(crate) fn measured(test: &str, url: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env("MALLOC_MMAP_THRESHOLD_", "32768");
+        Self::spawn(command, test, url)
+    }
+
+    fn spawn(mut command: Command, test: &str, url: &str) -> Self {
+        let mut child = command
             .args(["--exact", test, "--nocapture"])
             .env(URL, url)
             .stdin(Stdio::piped())

@@ -11,6 +11,7 @@ mod deadlines;
 mod large;
 mod locks;
 mod overload;
+mod paused;
 mod pushes;
 mod recovery;
 mod refusals;
@@ -18,4 +19,4 @@ mod replies;
 mod silence;
 
 use common::place::Place;
-use common::{alone, cpu_time, durable, full, ms, quantile, resident, until};
+use common::{alone, cpu_time, durable, full, ms, quantile, until};

@@ -1,7 +1,7 @@
 //! P6: with a server that stands still, what a client holds stays within its budget, and what is too much fails at once.
 
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::{alone, full, ms, quantile, resident, until};
+use crate::common::Peak;
+use crate::{alone, full, ms, quantile, until};
 
 const URL: &str = "LARDER_OVERLOAD_URL";
 const SECONDS: &str = "LARDER_OVERLOAD_SECONDS";
@@ -94,26 +95,14 @@ async fn a_flood_in_a_process_of_its_own() {
     println!("> ready");
     let mut input = BufReader::new(tokio::io::stdin()).lines();
     assert_eq!(input.next_line().await.unwrap().as_deref(), Some("flood"));
-    let start = resident();
-    let (peak, done) = (Arc::new(AtomicU64::new(start)), Arc::new(AtomicBool::new(false)));
-    let watching = std::thread::spawn({
-        let (peak, done) = (Arc::clone(&peak), Arc::clone(&done));
-        move || {
-            while !done.load(Ordering::SeqCst) {
-                peak.fetch_max(resident(), Ordering::SeqCst);
-                std::thread::sleep(Duration::from_millis(5)); // a sampler
-            }
-        }
-    });
+    let memory = Peak::watch();
     open.send_replace(Some(Instant::now()));
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
     }
-    done.store(true, Ordering::SeqCst);
-    watching.join().unwrap();
+    let (start, peak) = memory.ends();
     let mut refused = std::mem::take(&mut *seen.refused.lock().unwrap());
     refused.sort();
-    let peak = peak.load(Ordering::SeqCst);
     println!(
         "P6 SIGSTOP {length:?}: RSS start {:.1} MiB, peak {:.1} MiB (budget {} MiB); {} calls refused, in {:.3} ms \
          (median), {:.1} ms (p99), {:.1} ms (max); {} timed out",

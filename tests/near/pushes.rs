@@ -91,7 +91,9 @@ async fn a_push_that_cannot_be_read_empties_the_near_cache() {
         let reads = &cache.stats().reads["v"];
         reads.invalidations.flushed + reads.invalidations.lost
     };
-    const BROKEN: [&str; 8] = [
+    const BROKEN: [&str; 9] = [
+        // Of some that can be read, one cannot.
+        ">2\r\n$10\r\ninvalidate\r\n*3\r\n$1\r\na\r\n$1\r\nb\r\n_\r\n",
         ">2\r\n$10\r\ninvalidate\r\n_\r\n",
         ">2\r\n$10\r\ninvalidate\r\n*1\r\n:5\r\n",
         ">2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n*1\r\n$3\r\nv:1\r\n",

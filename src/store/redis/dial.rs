@@ -155,6 +155,16 @@ async fn open_tcp(
     shake_hands(target, protocol, told, stream).await
 }
 
+/// Says once more who we are, by name. Where a server's AUTH knows no names, the driver leaves ours out and lets it be whom
+/// the password alone belongs to, and takes a second refusal for a success.
+async fn log_in(dialled: &mut Dialled, login: &Cmd) -> Result<()> {
+    match exchange(dialled, login).await {
+        Ok(Value::Okay) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+        Ok(_) | Err(_) => Err(failure::auth().with_outcome(Outcome::NotSent)),
+    }
+}
+
 /// Sends a command over a connection whose driver nobody polls yet, and gives its answer.
 ///
 /// # Errors
@@ -242,7 +252,14 @@ where
                 // Published only after that: what is read before is not tracked.
                 track::switch_on(tracking, &mut connection, &mut driver).await?;
             }
-            Ok(Dialled { connection, driver, pulse, tracker, found: None })
+            let mut dialled = Dialled { connection, driver, pulse, tracker, found: None };
+            if let (ProtocolVersion::RESP2, Some(username), Some(password)) =
+                (protocol, username, password)
+            {
+                let login = redis::cmd("AUTH").arg(username).arg(password.expose_secret()).take();
+                log_in(&mut dialled, &login).await?;
+            }
+            Ok(dialled)
         }
         Err(error) if failure::is_wrong_database(&error) => Err(Error::new(
             ErrorKind::Config,

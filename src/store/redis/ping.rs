@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -45,7 +46,7 @@ impl Patience {
     }
 
     /// Ends when a peer was silent: nothing arrived for the interval, and nothing within the timeout after it was asked,
-    /// not even a part of an answer. One that answers calls is not asked.
+    /// not even a part of an answer. One that answers calls is not asked. Ends as well when it answers something else.
     pub(super) async fn silent(self, connection: MultiplexedConnection, pulse: &Pulse) {
         let ping = redis::cmd("PING");
         loop {
@@ -57,34 +58,47 @@ impl Patience {
             let asked = Instant::now();
             let mut connection = connection.clone();
             let mut answer = std::pin::pin!(connection.send_packed_command(&ping));
-            while timeout_at(later(asked.max(pulse.heard()), self.ping_timeout), answer.as_mut())
-                .await
-                .is_err()
-            {
-                if later(pulse.heard(), self.ping_timeout) <= Instant::now() {
-                    return;
+            let answer = loop {
+                let end = later(asked.max(pulse.heard()), self.ping_timeout);
+                match timeout_at(end, answer.as_mut()).await {
+                    Ok(answer) => break answer,
+                    Err(_) if later(pulse.heard(), self.ping_timeout) <= Instant::now() => return,
+                    Err(_) => {}
                 }
-            }
+            };
             // Else it was the driver that answered: the connection is over.
-            if pulse.heard() < asked {
+            if pulse.heard() < asked || answer.is_ok_and(|answer| !fits(&answer)) {
                 return;
             }
             pulse.answer_ping();
         }
     }
 
-    /// Ends when a PING was not answered in time, whatever else arrives: for a connection on which what is told behind an
-    /// answer that never ends would never come.
+    /// Ends when a PING was not answered in time, or by something else, whatever arrives besides: for a connection on which
+    /// what is told behind an answer that never ends would never come.
     pub(super) async fn unanswered(self, connection: MultiplexedConnection) {
         let ping = redis::cmd("PING");
         loop {
             sleep(self.ping_interval).await;
             let mut connection = connection.clone();
             let answer = connection.send_packed_command(&ping);
-            if !matches!(timeout(self.ping_timeout, answer).await, Ok(Ok(_))) {
+            if !matches!(timeout(self.ping_timeout, answer).await, Ok(Ok(answer)) if fits(&answer))
+            {
                 return;
             }
         }
+    }
+}
+
+/// Whether a PING can have been answered so. On a connection where it was not, somebody said more than was asked for, and each
+/// answer is that to another call.
+fn fits(answer: &Value) -> bool {
+    match answer {
+        Value::SimpleString(text) => text == "PONG",
+        Value::BulkString(text) => text == b"PONG",
+        // It is busy, or forbids to ask.
+        Value::ServerError(_) => true,
+        _ => false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which node serves which slot.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use redis::Value;
@@ -48,6 +50,8 @@ impl View {
         if ranges.len() > SLOTS {
             return Err(wrong("it has more ranges than there are slots"));
         }
+        let (mut primaries, mut all_replicas) = <(Places, Places)>::default();
+        let mut pairs = HashSet::new();
         for range in ranges {
             let [Value::Int(from), Value::Int(to), primary, replicas @ ..] = elements(range)?
             else {
@@ -57,7 +61,7 @@ impl View {
             if !slots.contains(from) || !slots.contains(to) || from > to {
                 return Err(wrong("a range is not within the slots"));
             }
-            let place = place(&mut view.primaries, node(primary, asked)?)?;
+            let place = primaries.of(&mut view.primaries, node(primary, asked)?)?;
             for owner in &mut view.owners[*from as usize..=*to as usize] {
                 if *owner != NOBODY {
                     return Err(wrong("two ranges overlap"));
@@ -68,10 +72,9 @@ impl View {
             for replica in replicas {
                 // One that is not known well enough to be named is of no use.
                 if let Ok(replica) = node(replica, asked) {
-                    let replica = self::place(&mut view.replicas, replica)?;
-                    let of = &mut view.replicas_of[usize::from(place)];
-                    if !of.contains(&replica) {
-                        of.push(replica);
+                    let replica = all_replicas.of(&mut view.replicas, replica)?;
+                    if pairs.insert((place, replica)) {
+                        view.replicas_of[usize::from(place)].push(replica);
                     }
                 }
             }
@@ -80,16 +83,26 @@ impl View {
     }
 }
 
-/// The place of a node in a list, to which it is added if it is new.
-fn place(nodes: &mut Vec<Address>, node: Address) -> Result<u16> {
-    let at = nodes.iter().position(|known| *known == node).unwrap_or_else(|| {
+/// Where each node of a list stands. An answer can name one a million times: none of them is looked for from the start.
+#[derive(Default)]
+struct Places(HashMap<(String, u16), u16>);
+
+impl Places {
+    /// The place of a node in its list, to which it is added if it is new.
+    fn of(&mut self, nodes: &mut Vec<Address>, node: Address) -> Result<u16> {
+        let Address::Tcp { host, port } = &node else {
+            return Err(wrong("a node's address is none"));
+        };
+        let at = match self.0.entry((host.clone(), *port)) {
+            Entry::Occupied(known) => return Ok(*known.get()),
+            Entry::Vacant(place) => *place.insert(nodes.len() as u16),
+        };
+        if nodes.len() >= MOST_NODES {
+            return Err(wrong("it has more nodes than a cluster can have"));
+        }
         nodes.push(node);
-        nodes.len() - 1
-    });
-    if at >= MOST_NODES {
-        return Err(wrong("it has more nodes than a cluster can have"));
+        Ok(at)
     }
-    Ok(at as u16)
 }
 
 fn node(value: &Value, asked: &Address) -> Result<Address> {
