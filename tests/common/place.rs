@@ -2,7 +2,7 @@
 
 use larder::CacheClient;
 use larder::testing::{
-    FaultProxy, RawConnection, RedisCluster, RedisServer, RedisServerBuilder, Resp,
+    FaultProxy, RawConnection, RedisCluster, RedisServer, RedisServerBuilder, Resp, SlotMover,
 };
 
 use super::until;
@@ -51,17 +51,22 @@ impl Place {
         for address in addresses {
             self.proxies.push(FaultProxy::start(address).await);
         }
-        if let Servers::Cluster(cluster) = &self.servers {
+        if let Servers::Cluster(cluster) = &mut self.servers {
             assert_eq!(cluster.nodes().len(), PRIMARIES);
-            for (node, proxy) in cluster.nodes().iter().zip(&self.proxies) {
-                let port = proxy.addr().port().to_string();
-                let set = ["CONFIG", "SET", "cluster-announce-port", &port];
-                assert!(!node.command(&set).await.is_error());
+            for (at, proxy) in self.proxies.iter().enumerate() {
+                cluster.announce(at, proxy.addr().port()).await;
             }
-            for node in cluster.nodes() {
-                until("the nodes name the proxies", async || names_all(node, &self.proxies).await)
-                    .await;
-            }
+        }
+        self
+    }
+
+    /// With a proxy in front of each replica, to which clients are sent who read from replicas; primaries are reached as ever.
+    pub(crate) async fn replicas_behind_proxies(mut self) -> Self {
+        let Servers::Cluster(cluster) = &mut self.servers else { panic!("one has no replica") };
+        for at in PRIMARIES..cluster.nodes().len() {
+            let proxy = FaultProxy::start(cluster.nodes()[at].addr()).await;
+            cluster.announce(at, proxy.addr().port()).await;
+            self.proxies.push(proxy);
         }
         self
     }
@@ -79,6 +84,8 @@ impl Place {
         match (&self.servers, &self.proxies[..]) {
             (Servers::One(server), []) => server.url(),
             (Servers::Cluster(cluster), []) => cluster.url(),
+            // Of which the primaries tell.
+            (Servers::Cluster(cluster), _) if cluster.nodes().len() > PRIMARIES => cluster.url(),
             (Servers::One(_), proxies) => proxies[0].url(),
             (Servers::Cluster(_), proxies) => {
                 let all: Vec<_> = proxies.iter().map(|one| one.addr().to_string()).collect();
@@ -158,20 +165,44 @@ impl Place {
         &self.nodes()[turn % self.nodes().len()]
     }
 
-    /// The server, if it is the only one: a node of a cluster that was started again does not know of its proxy.
-    pub(crate) fn alone(&mut self) -> Option<&mut RedisServer> {
-        match &mut self.servers {
-            Servers::One(server) => Some(server),
-            Servers::Cluster(_) => None,
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.servers, Servers::Cluster(_))
+    }
+
+    /// What moves slots, if there are nodes to move them between.
+    pub(crate) async fn mover(&self) -> Option<SlotMover> {
+        match &self.servers {
+            Servers::One(_) => None,
+            Servers::Cluster(cluster) => Some(cluster.mover().await),
         }
     }
 
-    /// Ends a server at once (SIGKILL), and starts it again.
-    pub(crate) async fn kill_and_restart(&mut self, at: usize) {
+    /// Ends a server at once (SIGKILL).
+    pub(crate) async fn kill(&mut self, at: usize) {
+        match &mut self.servers {
+            Servers::One(server) => server.kill().await,
+            Servers::Cluster(cluster) => cluster.kill(at).await,
+        }
+    }
+
+    /// Starts a server again, and ends it before if it runs.
+    pub(crate) async fn restart(&mut self, at: usize) {
         match &mut self.servers {
             Servers::One(server) => server.restart().await,
             Servers::Cluster(cluster) => cluster.restart(at).await,
         }
+    }
+
+    /// Waits until a server serves its keys: a node of a cluster that was started again refuses to for two seconds.
+    pub(crate) async fn serves(&self, at: usize) {
+        if !self.is_cluster() {
+            return;
+        }
+        until("the node serves its slots", async || {
+            let info = self.nodes()[at].command(&["CLUSTER", "INFO"]).await.text();
+            info.is_some_and(|info| info.contains("cluster_state:ok"))
+        })
+        .await;
     }
 
     pub(crate) fn cuts(&self) -> u64 {
@@ -185,17 +216,6 @@ impl Place {
     pub(crate) fn connections(&self) -> usize {
         self.proxies.iter().map(FaultProxy::connections).sum()
     }
-}
-
-async fn names_all(node: &RedisServer, proxies: &[FaultProxy]) -> bool {
-    let slots = node.command(&["CLUSTER", "SLOTS"]).await;
-    let named = |proxy: &FaultProxy| {
-        slots.items().iter().any(|range| {
-            let port = range.items().get(2).and_then(|node| node.items().get(1)?.int());
-            port == Some(proxy.addr().port().into())
-        })
-    };
-    proxies.iter().all(named)
 }
 
 /// What stands behind [`stores`]: it lives as long as they are used.
