@@ -141,6 +141,24 @@ impl Place {
         self.nodes()[self.at(key)].connect().await
     }
 
+    /// Commands of the test's own, which go to whoever serves their key at the moment.
+    pub(crate) async fn router(&self) -> Router {
+        let ports = self.nodes().iter().map(|node| node.port().to_string()).collect();
+        Router { connections: self.direct().await, ports, at: 0 }
+    }
+
+    /// How often all servers refused with a code.
+    pub(crate) async fn refusals(&self, code: &str) -> u64 {
+        let start = format!("errorstat_{code}:count=");
+        let mut all = 0;
+        for node in self.nodes() {
+            let stats = node.command(&["INFO", "errorstats"]).await.text().unwrap();
+            let count = stats.lines().find_map(|line| line.strip_prefix(&start));
+            all += count.map_or(0, |count| count.parse::<u64>().unwrap());
+        }
+        all
+    }
+
     /// For each server the first numbers whose keys `{prefix}{number}` it serves.
     pub(crate) fn numbers(&self, prefix: &str, each: usize) -> Vec<Vec<u64>> {
         let mut numbers = vec![Vec::new(); self.nodes().len()];
@@ -174,6 +192,21 @@ impl Place {
         match &self.servers {
             Servers::One(_) => None,
             Servers::Cluster(cluster) => Some(cluster.mover().await),
+        }
+    }
+
+    /// Waits until the replicas, if there are some, have all that was written before.
+    pub(crate) async fn is_copied(&self) {
+        if self.servers().len() == self.nodes().len() {
+            return;
+        }
+        for (node, numbers) in self.nodes().iter().zip(self.numbers("copied:", 1)) {
+            let mut direct = node.connect().await;
+            let key = format!("copied:{}", numbers[0]);
+            assert!(!direct.command(&["SET", &key, "1"]).await.unwrap().is_error());
+            // What came before this went to the replica before it.
+            let copies = direct.command(&["WAIT", "1", "20000"]).await.unwrap();
+            assert_eq!(copies.int(), Some(1), "the replica does not follow");
         }
     }
 
@@ -215,6 +248,38 @@ impl Place {
 
     pub(crate) fn connections(&self) -> usize {
         self.proxies.iter().map(FaultProxy::connections).sum()
+    }
+}
+
+/// A connection to each server, and who was right the last time.
+pub(crate) struct Router {
+    connections: Vec<RawConnection>,
+    ports: Vec<String>,
+    at: usize,
+}
+
+impl Router {
+    /// The answer to a command, wherever the slot of its keys is on its way to.
+    pub(crate) async fn command(&mut self, args: &[impl AsRef<[u8]>]) -> Resp {
+        let mut asking = false;
+        loop {
+            let connection = &mut self.connections[self.at];
+            if std::mem::take(&mut asking) {
+                connection.command(&["ASKING"]).await.unwrap();
+            }
+            let reply = connection.command(args).await.unwrap();
+            let Resp::Error(text) = &reply else { return reply };
+            // MOVED 3999 127.0.0.1:6381
+            match text.split([' ', ':']).collect::<Vec<_>>()[..] {
+                [code @ ("MOVED" | "ASK"), _, _, port] => {
+                    let named = self.ports.iter().position(|one| one == port);
+                    self.at = named.expect("it names a node");
+                    asking = code == "ASK";
+                }
+                ["TRYAGAIN", ..] => tokio::task::yield_now().await,
+                _ => return reply,
+            }
+        }
     }
 }
 
