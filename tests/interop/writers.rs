@@ -132,7 +132,7 @@ async fn a_slow_load_never_overwrites_what_python_did_by_the_rule() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_load_of_a_cluster_never_overwrites_what_python_did_by_the_rule() {
-    slow_loads(Place::primaries(plain).await, times(2_000)).await;
+    slow_loads(Place::primaries(plain).await, times(1_000)).await;
 }
 
 async fn slow_loads(place: Place, races: u64) {
@@ -167,7 +167,7 @@ async fn a_fill_that_crosses_what_python_does_by_the_rule_leaves_nothing_old() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fill_of_a_cluster_that_crosses_what_python_does_by_the_rule_leaves_nothing_old() {
-    crossing_fills(Place::primaries(plain).await, times(2_000)).await;
+    crossing_fills(Place::primaries(plain).await, times(1_000)).await;
 }
 
 async fn crossing_fills(place: Place, races: u64) {
