@@ -180,8 +180,7 @@ async fn near_entries_over_failovers(how: &str, killed: bool, rounds: u64) {
         *acked.lock().unwrap() = (old + 1, written);
         for key in &shares[victim] {
             until("the new value is seen", async || {
-                let got = values.get(key).await;
-                got.is_ok_and(|value| value.as_deref() == Some(&(old + 1)))
+                values.get(key).await.is_ok_and(|value| value.as_deref() == Some(&(old + 1)))
             })
             .await;
         }
