@@ -15,7 +15,7 @@ use crate::key::{Key, SLOTS};
 /// After so long without a word a node counts as gone: as short as a busy machine allows.
 const NODE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// For so long after an election a node counts its votes: four times the timeout.
+/// A node holds an election this long after its last at the earliest: four times the timeout.
 const VOTES_COUNT: Duration = Duration::from_millis(6_000);
 
 /// A cluster of `redis-server`s of its own for a test, by default three primaries with a replica each. Dropping it stops
@@ -257,8 +257,8 @@ impl RedisCluster {
     /// If it does not within half a minute.
     pub async fn fail_over_to(&self, replica: usize) {
         let node = &self.nodes[replica];
-        // Until its last election is that old it counts those votes once more, calls itself a primary with an epoch that is over,
-        // and is demoted again: what was written to it meanwhile is lost.
+        // It holds no new election before its last is that old, and may count the votes of that once more: it calls itself a primary
+        // with an epoch that is over, and is demoted again. What was written to it meanwhile is lost.
         let last = self.took_over.lock().ok().and_then(|last| last.get(&replica).copied());
         if let Some(last) = last {
             tokio::time::sleep_until(last + VOTES_COUNT).await;
