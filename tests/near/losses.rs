@@ -11,7 +11,7 @@ use larder::{CacheClient, Namespace, ReadFrom};
 
 use super::{QUIET, alone, settle, times, until, versions};
 use crate::common::place::{Place, plain};
-use crate::common::tracking;
+use crate::common::{full, tracking};
 
 /// How many keys each server has.
 const EACH: usize = 5;
@@ -81,7 +81,7 @@ async fn what_a_killed_connection_vouched_for_is_not_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_connection_to_a_node_vouched_for_is_not_served_and_the_rest_is() {
     let _turn = alone().await;
-    connections_are_killed(Place::primaries(plain).await, times(300)).await;
+    connections_are_killed(Place::primaries(plain).await, times(500)).await;
 }
 
 async fn connections_are_killed(place: Place, rounds: u64) {
@@ -132,7 +132,8 @@ async fn a_server_that_comes_back_with_other_data_leaves_nothing_stale() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_with_other_data_leaves_nothing_stale() {
     let _turn = alone().await;
-    servers_come_back_with_other_data(Place::primaries(plain).await, times(20)).await;
+    let rounds = if full() { 30 } else { 2 };
+    servers_come_back_with_other_data(Place::primaries(plain).await, rounds).await;
 }
 
 async fn servers_come_back_with_other_data(mut place: Place, rounds: u64) {
@@ -245,7 +246,8 @@ async fn behind_a_black_hole_a_value_is_served_for_two_seconds_at_most() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_of_a_node_behind_a_black_hole_is_served_for_two_seconds_at_most() {
     let _turn = alone().await;
-    a_black_hole(Place::primaries(plain).await.behind_proxies().await, times(10)).await;
+    let rounds = if full() { 20 } else { 1 };
+    a_black_hole(Place::primaries(plain).await.behind_proxies().await, rounds).await;
 }
 
 async fn a_black_hole(place: Place, rounds: u64) {
