@@ -1,7 +1,5 @@
 //! Real clusters: three primaries and three replicas, or as many as a test wants.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +12,6 @@ use crate::key::{Key, SLOTS};
 
 /// After so long without a word a node counts as gone: as short as a busy machine allows.
 const NODE_TIMEOUT: Duration = Duration::from_millis(1_500);
-
-/// A node holds an election this long after its last at the earliest: four times the timeout.
-const VOTES_COUNT: Duration = Duration::from_millis(6_000);
 
 /// A cluster of `redis-server`s of its own for a test, by default three primaries with a replica each. Dropping it stops
 /// them all.
@@ -35,8 +30,6 @@ const VOTES_COUNT: Duration = Duration::from_millis(6_000);
 pub struct RedisCluster {
     // The primaries first; each is followed by as many replicas, in the same order.
     nodes: Vec<RedisServer>,
-    // When nodes took over on request, by their numbers.
-    took_over: Mutex<HashMap<usize, Instant>>,
 }
 
 impl RedisCluster {
@@ -80,7 +73,7 @@ impl RedisCluster {
             }
             server.start()
         });
-        let cluster = Self { nodes: join_all(start).await, took_over: Mutex::default() };
+        let cluster = Self { nodes: join_all(start).await };
         cluster.assign(primaries).await;
         cluster.meet().await;
         for at in primaries..cluster.nodes.len() {
@@ -250,19 +243,12 @@ impl RedisCluster {
         self.nodes[owner].command(args).await
     }
 
-    /// Has a replica take over from its primary, who stays (`CLUSTER FAILOVER`), and waits until it has. One that took over
-    /// before does so six seconds later at the earliest.
+    /// Has a replica take over from its primary, who stays (`CLUSTER FAILOVER`), and waits until it has.
     ///
     /// # Panics
     /// If it does not within half a minute.
     pub async fn fail_over_to(&self, replica: usize) {
         let node = &self.nodes[replica];
-        // It holds no new election before its last is that old, and may count the votes of that once more: it calls itself a primary
-        // with an epoch that is over, and is demoted again. What was written to it meanwhile is lost.
-        let last = self.took_over.lock().ok().and_then(|last| last.get(&replica).copied());
-        if let Some(last) = last {
-            tokio::time::sleep_until(last + VOTES_COUNT).await;
-        }
         let mut asked = None;
         until("a replica takes over", async || {
             // A primary is voted out once in twice the node timeout: then the request lapses, and has to be made again.
@@ -273,7 +259,6 @@ impl RedisCluster {
             node.info("role").await == "master"
         })
         .await;
-        _ = self.took_over.lock().map(|mut last| last.insert(replica, Instant::now()));
     }
 
     /// Waits until a node is a primary.

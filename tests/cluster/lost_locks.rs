@@ -68,7 +68,7 @@ async fn run(cluster: &mut RedisCluster, lease: Duration, copied: Copied) -> Fig
         let primary = cluster.owner(RedisCluster::slot(format!("lock:{name}"))).await;
         let lock = clients[0].lock(&name).lease(lease);
         let lock = match copied {
-            Copied::Acknowledged => lock.replicas(1, Duration::from_secs(3)),
+            Copied::Acknowledged => lock.replicas(1, lease / 4),
             _ => lock,
         };
         let guard = lock.acquire().await.unwrap();
