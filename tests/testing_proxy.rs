@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use larder::testing::{
     Cut, FaultProxy, RawConnection, RedisServer, Resp, Scripted, ScriptedServer,
 };
+use tokio::io::AsyncWriteExt;
 
 async fn proxied() -> (RedisServer, FaultProxy, RawConnection) {
     let server = RedisServer::start().await;
@@ -35,6 +36,34 @@ async fn without_faults_everything_passes_and_is_counted_and_logged() {
     while proxy.connections() > 0 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn the_log_says_which_commands_were_refused_however_their_answers_are_cut() {
+    let (server, proxy, _) = proxied().await;
+    proxy.log_commands(true);
+    proxy.to_client().slice(1);
+    let mut client = tokio::net::TcpStream::connect(proxy.addr()).await.unwrap();
+    let mut answers = 0;
+    let commands = ["HELLO 3", "CLIENT TRACKING ON", "GET k", "LLEN k", "LLEN k", "GET k"];
+    for (at, command) in commands.iter().enumerate() {
+        let words: Vec<&str> = command.split(' ').collect();
+        let words = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        let words: Vec<String> = words.collect();
+        let frame = format!("*{}\r\n{}", words.len(), words.concat());
+        client.write_all(frame.as_bytes()).await.unwrap();
+        answers += 1;
+        while proxy.to_client().frames() < answers {
+            tokio::task::yield_now().await;
+        }
+        if at == 2 {
+            // A push between the answers is no answer.
+            server.command(&["SET", "k", "text"]).await;
+            answers += 1;
+        }
+    }
+    let refused: Vec<bool> = proxy.take_log().iter().map(|sent| sent.refused).collect();
+    assert_eq!(refused, [false, false, false, true, true, false]);
 }
 
 #[tokio::test]

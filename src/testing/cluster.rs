@@ -169,6 +169,28 @@ impl RedisCluster {
         self.nodes[at].restart().await;
     }
 
+    /// Has a node tell clients of another port than its own, that of a proxy in front of it: now, and when it is started again.
+    /// Returns when all nodes that run tell of it. A primary's replicas go through there as well.
+    ///
+    /// # Panics
+    /// If they do not within half a minute.
+    pub async fn announce(&mut self, at: usize, port: u16) {
+        self.nodes[at].announce(port).await;
+        let nodes: Vec<_> = self.nodes.iter().filter(|node| node.runs()).collect();
+        until("the nodes tell of a port", async || {
+            for node in &nodes {
+                let slots = node.command(&["CLUSTER", "SLOTS"]).await;
+                let tells = slots.items().iter().flat_map(|range| range.items().iter().skip(2));
+                let mut ports = tells.filter_map(|node| node.items().get(1)?.int());
+                if !ports.any(|told| told == i64::from(port)) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
     /// Who serves a slot, as the nodes that run say, once they agree.
     ///
     /// # Panics
@@ -201,7 +223,7 @@ impl RedisCluster {
             _ => false,
         })?;
         let port = range.items().get(2)?.items().get(1)?.int()?;
-        self.nodes.iter().position(|node| i64::from(node.port()) == port)
+        self.nodes.iter().position(|node| i64::from(node.told_port()) == port)
     }
 
     /// The slot of a key.

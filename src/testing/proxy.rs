@@ -1,5 +1,6 @@
 //! A broken network between a client and its server, in this process.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
@@ -37,7 +38,19 @@ pub struct SentCommand {
     pub args: Vec<Bytes>,
     /// When the proxy had read all of it.
     pub at: Instant,
+    /// Whether the server had answered it with an error when the log was taken.
+    pub refused: bool,
 }
+
+/// A command that was written down, and whether it was refused since.
+#[derive(Debug)]
+struct Noted {
+    command: SentCommand,
+    refused: Arc<AtomicBool>,
+}
+
+/// The commands of a connection that are not answered yet: where to note a refusal, if they were written down.
+type Unanswered = Mutex<VecDeque<Option<Arc<AtomicBool>>>>;
 
 /// A TCP proxy on loopback that breaks connections as a test wants it. All settings act at once
 /// and on every connection; [`FaultProxy::to_server`] and [`FaultProxy::to_client`] have those of
@@ -77,7 +90,7 @@ struct Shared {
     // The connections up to this one are swallowed.
     forgotten: AtomicU64,
     logging: AtomicBool,
-    log: Mutex<Vec<SentCommand>>,
+    log: Mutex<Vec<Noted>>,
     accepts: AtomicU64,
     open: AtomicUsize,
     cuts: AtomicU64,
@@ -211,7 +224,12 @@ impl FaultProxy {
 
     /// Takes the commands that were written down.
     pub fn take_log(&self) -> Vec<SentCommand> {
-        std::mem::take(&mut *lock(&self.shared.log))
+        let log = std::mem::take(&mut *lock(&self.shared.log));
+        let refused = |noted: Noted| SentCommand {
+            refused: noted.refused.load(Ordering::SeqCst),
+            ..noted.command
+        };
+        log.into_iter().map(refused).collect()
     }
 }
 
@@ -388,8 +406,11 @@ impl Shared {
         let end = {
             let (from_client, to_client) = client.split();
             let (from_server, to_server) = server.split();
-            let requests = self.pump(&self.to_server, from_client, to_server, connection, true);
-            let replies = self.pump(&self.to_client, from_server, to_client, connection, false);
+            let unanswered = Unanswered::default();
+            let requests =
+                self.pump(&self.to_server, from_client, to_server, connection, true, &unanswered);
+            let replies =
+                self.pump(&self.to_client, from_server, to_client, connection, false, &unanswered);
             tokio::select! {
                 _ = cut.changed() => {
                     self.cuts.fetch_add(1, Ordering::SeqCst);
@@ -411,12 +432,15 @@ impl Shared {
         mut to: WriteHalf<'_>,
         connection: u64,
         is_sent: bool,
+        unanswered: &Unanswered,
     ) -> End {
         let is_forgotten = || connection <= self.forgotten.load(Ordering::SeqCst);
         let mut scanner = Frames::new(is_sent);
         let mut injected = link.inject.subscribe();
         let mut buffer = vec![0; 64 * 1024];
         let mut dropping = false;
+        // Of the frame that has begun and not ended.
+        let mut first = None;
         loop {
             let read = tokio::select! {
                 read = from.read(&mut buffer) => read,
@@ -443,9 +467,17 @@ impl Shared {
                 ends.push(at);
                 link.frames.fetch_add(1, Ordering::SeqCst);
                 if is_sent {
-                    end = end.take().or(self.note(connection, args));
+                    end = end.take().or(self.note(connection, args, unanswered));
                 }
             });
+            if !is_sent {
+                let mut from = 0;
+                for &end in &ends {
+                    heard(first.take().unwrap_or(piece[from]), unanswered);
+                    from = end;
+                }
+                first = first.or(piece.get(from).copied());
+            }
             link.drop_pushes(&mut piece, inside, &ends, &mut dropping);
             let treatment = link.treat(&mut piece, is_forgotten());
             if let Some(delay) = treatment.delay {
@@ -468,7 +500,7 @@ impl Shared {
     }
 
     /// Writes a command down, and says whether the connection has to end after it.
-    fn note(&self, connection: u64, args: Vec<Bytes>) -> Option<End> {
+    fn note(&self, connection: u64, args: Vec<Bytes>, unanswered: &Unanswered) -> Option<End> {
         let mut armed = lock(&self.cut_before_reply_of);
         let end = match (&*armed, args.first()) {
             (Some((command, cut)), Some(name)) if name.eq_ignore_ascii_case(command.as_bytes()) => {
@@ -480,10 +512,25 @@ impl Shared {
             *armed = None;
         }
         drop(armed);
+        let mut refused = None;
         if self.logging.load(Ordering::SeqCst) {
-            lock(&self.log).push(SentCommand { connection, args, at: Instant::now() });
+            let refused = Arc::clone(refused.insert(Arc::default()));
+            let command = SentCommand { connection, args, at: Instant::now(), refused: false };
+            lock(&self.log).push(Noted { command, refused });
         }
+        lock(unanswered).push_back(refused);
         end
+    }
+}
+
+/// Takes an answer that begins with this byte: to the oldest command that has none, unless it is a push.
+fn heard(first: u8, unanswered: &Unanswered) {
+    if first == b'>' {
+        return;
+    }
+    let command = lock(unanswered).pop_front().flatten();
+    if let (b'-' | b'!', Some(refused)) = (first, command) {
+        refused.store(true, Ordering::SeqCst);
     }
 }
 

@@ -58,6 +58,8 @@ pub struct RedisServer {
     tls_port: u16,
     // On which the nodes of a cluster speak to each other.
     bus_port: u16,
+    // The port that a node of a cluster tells of, if that is another one.
+    announced: Option<u16>,
     dir: PathBuf,
     // Empty between `kill` and `restart`.
     child: Option<Child>,
@@ -177,8 +179,15 @@ impl RedisServerBuilder {
         let name = format!("larder-test-{}", uuid::Uuid::now_v7().simple());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).expect("the directory for temporary files is not writable");
-        let mut server =
-            RedisServer { config: self, port: 0, tls_port: 0, bus_port: 0, dir, child: None };
+        let mut server = RedisServer {
+            config: self,
+            port: 0,
+            tls_port: 0,
+            bus_port: 0,
+            announced: None,
+            dir,
+            child: None,
+        };
         let end = Instant::now() + PATIENCE;
         loop {
             server.port = free_port();
@@ -351,6 +360,19 @@ impl RedisServer {
         self.bus_port
     }
 
+    /// The port that clients are told of.
+    pub(super) fn told_port(&self) -> u16 {
+        self.announced.unwrap_or(self.port)
+    }
+
+    /// Tells clients of another port than its own, now and when it is started again.
+    pub(super) async fn announce(&mut self, port: u16) {
+        let args = ["CONFIG", "SET", "cluster-announce-port", &port.to_string()];
+        let reply = self.command(&args).await;
+        assert!(!reply.is_error(), "the port could not be announced: {reply}");
+        self.announced = Some(port);
+    }
+
     /// Whether the process runs.
     pub(super) fn runs(&self) -> bool {
         self.child.is_some()
@@ -395,6 +417,9 @@ impl RedisServer {
             command.args(["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"]);
             if has_cluster_port() {
                 command.args(["--cluster-port", &self.bus_port.to_string()]);
+            }
+            if let Some(port) = self.announced {
+                command.args(["--cluster-announce-port", &port.to_string()]);
             }
         }
         for (name, value) in self.tls_settings() {

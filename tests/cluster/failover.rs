@@ -11,10 +11,13 @@ use larder::{CacheClient, Direction, Error, ErrorKind, Outcome};
 use tokio::task::JoinSet;
 
 use super::{alone, ms, times, until};
-use crate::common::HANGS;
+use crate::common::{HANGS, quantile};
 
 const WRITERS: usize = 8;
 const DEADLINE: Duration = Duration::from_millis(500);
+
+/// Longer than a failover on request takes.
+const PATIENT: Duration = Duration::from_secs(5);
 
 /// Lists on the node that fails, and one on another.
 const LISTS: [&str; 2] = ["a:2", "a:3"];
@@ -23,6 +26,17 @@ const LISTS: [&str; 2] = ["a:2", "a:3"];
 struct Tally {
     acked: Vec<(Instant, String)>,
     failed: Vec<(String, Error)>,
+    longest: Duration,
+}
+
+impl Tally {
+    fn add(&mut self, id: String, pushed: larder::Result<u64>, took: Duration) {
+        self.longest = self.longest.max(took);
+        match pushed {
+            Ok(_) => self.acked.push((Instant::now(), id)),
+            Err(error) => self.failed.push((id, error)),
+        }
+    }
 }
 
 struct Load {
@@ -44,11 +58,9 @@ impl Load {
                         return;
                     }
                     let id = format!("{writer}-{number}");
+                    let asked = Instant::now();
                     let pushed = cache.push_to_list(&list, &id, Direction::Right).await;
-                    match pushed {
-                        Ok(_) => tally.lock().unwrap().acked.push((Instant::now(), id)),
-                        Err(error) => tally.lock().unwrap().failed.push((id, error)),
-                    }
+                    tally.lock().unwrap().add(id, pushed, asked.elapsed());
                     // As a caller paces itself; the gap is measured in milliseconds.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -95,6 +107,7 @@ struct Figures {
     read_only: usize,
     kinds: HashMap<(ErrorKind, Outcome), usize>,
     applied_although_refused: usize,
+    longest: Duration,
     // The longest list that was read in the end, and how long that took.
     looked: (usize, Duration),
 }
@@ -110,6 +123,7 @@ impl Figures {
         self.looked = self.looked.max((found.len(), asked.elapsed()));
         let there: HashSet<&String> = found.iter().collect();
         self.acked += tally.acked.len();
+        self.longest = self.longest.max(tally.longest);
         self.lost += tally.acked.iter().filter(|(_, id)| !there.contains(id)).count();
         self.doubled += found.len() - there.len();
         for (id, error) in &tally.failed {
@@ -124,7 +138,7 @@ impl Figures {
         self.resumed.sort_unstable();
         println!(
             "P12 cluster: {what}, {} times: resumed {:.0} / {:.0} ms (p50/max) after the promotion; READONLY seen {}; {} \
-             pushes acked, {} acked but lost, {} doubled; errors {:?}; {} elements read in {:.0?}",
+             pushes acked, {} acked but lost, {} doubled; errors {:?}, the longest call {:.0} ms; {} elements read in {:.0?}",
             self.resumed.len(),
             ms(self.resumed[self.resumed.len() / 2]),
             ms(*self.resumed.last().unwrap()),
@@ -133,6 +147,7 @@ impl Figures {
             self.lost,
             self.doubled,
             self.kinds,
+            ms(self.longest),
             self.looked.0,
             self.looked.1
         );
@@ -141,8 +156,85 @@ impl Figures {
     }
 }
 
-fn client(cluster: &RedisCluster) -> CacheClient {
-    CacheClient::builder().url(cluster.url()).deadline(DEADLINE).build().unwrap()
+/// What became of the calls beside, before a node died and from then until it was replaced.
+#[derive(Default)]
+struct Others {
+    before: Vec<Duration>,
+    meanwhile: Vec<Duration>,
+    failed: Vec<Error>,
+}
+
+impl Others {
+    fn add(&mut self, before: Vec<Duration>, (meanwhile, failed): (Vec<Duration>, Vec<Error>)) {
+        self.before.extend(before);
+        self.meanwhile.extend(meanwhile);
+        self.failed.extend(failed);
+    }
+
+    fn print(&mut self, full_coverage: &str) {
+        let times = [&mut self.before, &mut self.meanwhile].map(|times| {
+            times.sort_unstable();
+            [0.5, 0.99, 1.0].map(|share| ms(quantile(times, share)))
+        });
+        println!(
+            "P12 cluster: calls to the other nodes, cluster-require-full-coverage {full_coverage}: before {} took {:.1?} ms \
+             (p50/p99/max), while a node was dead {} took {:.1?} ms, {} failed",
+            self.before.len(),
+            times[0],
+            self.meanwhile.len(),
+            times[1],
+            self.failed.len()
+        );
+        assert!(self.before.len() >= 200 && self.meanwhile.len() >= 200, "nothing was called");
+    }
+}
+
+fn client(cluster: &RedisCluster, deadline: Duration) -> CacheClient {
+    CacheClient::builder().url(cluster.url()).deadline(deadline).build().unwrap()
+}
+
+/// Calls on keys of the nodes that stay: how long each took, and what failed.
+struct Beside {
+    over: Arc<AtomicBool>,
+    done: Arc<Mutex<(Vec<Duration>, Vec<Error>)>>,
+    callers: JoinSet<()>,
+}
+
+impl Beside {
+    fn start(cache: &CacheClient, primary: usize) -> Self {
+        let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let mut callers = JoinSet::new();
+        // Slots do not move: a node and its replica serve the same third for good.
+        let share = |key: &str| usize::from(RedisCluster::slot(key)) * 3 / 16_384;
+        let others = (0..).map(|number| format!("beside:{number}"));
+        for key in others.filter(|key| share(key) != primary % 3).take(WRITERS) {
+            let (cache, over) = (cache.clone(), Arc::clone(&over));
+            let done: Arc<Mutex<(Vec<Duration>, Vec<Error>)>> = Arc::clone(&done);
+            callers.spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    let asked = Instant::now();
+                    let result = cache.incr_by(&key, 1).await;
+                    let took = asked.elapsed();
+                    _ = done.lock().map(|mut done| {
+                        done.0.push(took);
+                        done.1.extend(result.err());
+                    });
+                    tokio::time::sleep(Duration::from_millis(1)).await; // a pace
+                }
+            });
+        }
+        Self { over, done, callers }
+    }
+
+    /// What was called since the last look.
+    fn look(&self) -> (Vec<Duration>, Vec<Error>) {
+        std::mem::take(&mut *self.done.lock().unwrap())
+    }
+
+    async fn end(self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.callers.join_all().await;
+    }
 }
 
 /// The replica of a primary, or the other way round: nodes are started in that order.
@@ -154,7 +246,7 @@ pub(super) fn partner(at: usize) -> usize {
 async fn a_replica_that_is_asked_to_takes_over_without_a_gap() {
     let _turn = alone().await;
     let cluster = RedisCluster::start().await;
-    let cache = client(&cluster);
+    let cache = client(&cluster, PATIENT);
     let list = LISTS[0];
     let mut figures = Figures::default();
     let load = Load::start(&cache, list);
@@ -172,14 +264,16 @@ async fn a_replica_that_is_asked_to_takes_over_without_a_gap() {
     figures.count(&cluster, list, tally).await;
     figures.print("CLUSTER FAILOVER");
     assert_eq!(figures.lost, 0, "a failover on request loses nothing");
+    assert!(figures.kinds.is_empty(), "a failover on request fails no call: {:?}", figures.kinds);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_are_back_after_a_primary_was_killed() {
     let _turn = alone().await;
     let mut cluster = RedisCluster::start().await;
-    let cache = client(&cluster);
+    let cache = client(&cluster, DEADLINE);
     let mut figures = Figures::default();
+    let mut others = [Others::default(), Others::default()];
     for round in 0..times(20).max(2) {
         // A list of its own each, of the same node or another.
         let list = format!("{}:{round}", LISTS[round as usize % 2]);
@@ -187,11 +281,24 @@ async fn calls_are_back_after_a_primary_was_killed() {
         load.works().await;
         let primary = cluster.owner(RedisCluster::slot(&list)).await;
         let replica = partner(primary);
+        // By default all nodes refuse while nobody serves some slots: from when they agree that one is gone.
+        let full_coverage = round % 2 == 1;
+        for node in cluster.nodes() {
+            let word = if full_coverage { "yes" } else { "no" };
+            let set = ["CONFIG", "SET", "cluster-require-full-coverage", word];
+            assert!(!node.command(&set).await.is_error());
+        }
+        let beside = Beside::start(&cache, primary);
+        until("calls are made beside", async || beside.done.lock().unwrap().0.len() >= 200).await;
+        let (before, failed) = beside.look();
+        assert!(failed.is_empty(), "{failed:?}");
         cluster.kill(primary).await;
         cluster.is_primary(replica).await;
         figures.resumed.push(load.resumed(Instant::now()).await);
+        others[usize::from(full_coverage)].add(before, beside.look());
+        beside.end().await;
         load.works().await;
-        // The other nodes were not concerned; and the client need not be told of the node that comes back.
+        // The client need not be told of the node that comes back.
         cluster.restart(primary).await;
         until("the old primary follows", async || {
             cluster.nodes()[primary].info("role").await == "slave"
@@ -204,6 +311,10 @@ async fn calls_are_back_after_a_primary_was_killed() {
         figures.count(&cluster, &list, tally).await;
     }
     figures.print("a primary killed");
+    let [alone, together] = &mut others;
+    alone.print("no");
+    together.print("yes");
+    assert!(alone.failed.is_empty(), "the others were not concerned: {:?}", alone.failed);
     assert!(!figures.kinds.is_empty(), "nobody noticed that a primary was gone");
 }
 
@@ -211,7 +322,7 @@ async fn calls_are_back_after_a_primary_was_killed() {
 async fn a_primary_that_was_stopped_and_comes_back_as_one_is_not_written_to() {
     let _turn = alone().await;
     let cluster = RedisCluster::start().await;
-    let cache = client(&cluster);
+    let cache = client(&cluster, DEADLINE);
     let mut figures = Figures::default();
     for round in 0..times(20).max(2) {
         let list = format!("{}:{round}", LISTS[round as usize % 2]);

@@ -2,7 +2,7 @@
 
 use larder::CacheClient;
 use larder::testing::{
-    FaultProxy, RawConnection, RedisCluster, RedisServer, RedisServerBuilder, Resp,
+    FaultProxy, RawConnection, RedisCluster, RedisServer, RedisServerBuilder, Resp, SlotMover,
 };
 
 use super::until;
@@ -51,17 +51,22 @@ impl Place {
         for address in addresses {
             self.proxies.push(FaultProxy::start(address).await);
         }
-        if let Servers::Cluster(cluster) = &self.servers {
+        if let Servers::Cluster(cluster) = &mut self.servers {
             assert_eq!(cluster.nodes().len(), PRIMARIES);
-            for (node, proxy) in cluster.nodes().iter().zip(&self.proxies) {
-                let port = proxy.addr().port().to_string();
-                let set = ["CONFIG", "SET", "cluster-announce-port", &port];
-                assert!(!node.command(&set).await.is_error());
+            for (at, proxy) in self.proxies.iter().enumerate() {
+                cluster.announce(at, proxy.addr().port()).await;
             }
-            for node in cluster.nodes() {
-                until("the nodes name the proxies", async || names_all(node, &self.proxies).await)
-                    .await;
-            }
+        }
+        self
+    }
+
+    /// With a proxy in front of each replica, to which clients are sent who read from replicas; primaries are reached as ever.
+    pub(crate) async fn replicas_behind_proxies(mut self) -> Self {
+        let Servers::Cluster(cluster) = &mut self.servers else { panic!("one has no replica") };
+        for at in PRIMARIES..cluster.nodes().len() {
+            let proxy = FaultProxy::start(cluster.nodes()[at].addr()).await;
+            cluster.announce(at, proxy.addr().port()).await;
+            self.proxies.push(proxy);
         }
         self
     }
@@ -79,6 +84,8 @@ impl Place {
         match (&self.servers, &self.proxies[..]) {
             (Servers::One(server), []) => server.url(),
             (Servers::Cluster(cluster), []) => cluster.url(),
+            // Of which the primaries tell.
+            (Servers::Cluster(cluster), _) if cluster.nodes().len() > PRIMARIES => cluster.url(),
             (Servers::One(_), proxies) => proxies[0].url(),
             (Servers::Cluster(_), proxies) => {
                 let all: Vec<_> = proxies.iter().map(|one| one.addr().to_string()).collect();
@@ -134,6 +141,24 @@ impl Place {
         self.nodes()[self.at(key)].connect().await
     }
 
+    /// Commands of the test's own, which go to whoever serves their key at the moment.
+    pub(crate) async fn router(&self) -> Router {
+        let ports = self.nodes().iter().map(|node| node.port().to_string()).collect();
+        Router { connections: self.direct().await, ports, at: 0 }
+    }
+
+    /// How often all servers refused with a code.
+    pub(crate) async fn refusals(&self, code: &str) -> u64 {
+        let start = format!("errorstat_{code}:count=");
+        let mut all = 0;
+        for node in self.nodes() {
+            let stats = node.command(&["INFO", "errorstats"]).await.text().unwrap();
+            let count = stats.lines().find_map(|line| line.strip_prefix(&start));
+            all += count.map_or(0, |count| count.parse::<u64>().unwrap());
+        }
+        all
+    }
+
     /// For each server the first numbers whose keys `{prefix}{number}` it serves.
     pub(crate) fn numbers(&self, prefix: &str, each: usize) -> Vec<Vec<u64>> {
         let mut numbers = vec![Vec::new(); self.nodes().len()];
@@ -158,20 +183,59 @@ impl Place {
         &self.nodes()[turn % self.nodes().len()]
     }
 
-    /// The server, if it is the only one: a node of a cluster that was started again does not know of its proxy.
-    pub(crate) fn alone(&mut self) -> Option<&mut RedisServer> {
-        match &mut self.servers {
-            Servers::One(server) => Some(server),
-            Servers::Cluster(_) => None,
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.servers, Servers::Cluster(_))
+    }
+
+    /// What moves slots, if there are nodes to move them between.
+    pub(crate) async fn mover(&self) -> Option<SlotMover> {
+        match &self.servers {
+            Servers::One(_) => None,
+            Servers::Cluster(cluster) => Some(cluster.mover().await),
         }
     }
 
-    /// Ends a server at once (SIGKILL), and starts it again.
-    pub(crate) async fn kill_and_restart(&mut self, at: usize) {
+    /// Waits until the replicas, if there are some, have all that was written before.
+    pub(crate) async fn is_copied(&self) {
+        if self.servers().len() == self.nodes().len() {
+            return;
+        }
+        for (node, numbers) in self.nodes().iter().zip(self.numbers("copied:", 1)) {
+            let mut direct = node.connect().await;
+            let key = format!("copied:{}", numbers[0]);
+            assert!(!direct.command(&["SET", &key, "1"]).await.unwrap().is_error());
+            // What came before this went to the replica before it.
+            let copies = direct.command(&["WAIT", "1", "20000"]).await.unwrap();
+            assert_eq!(copies.int(), Some(1), "the replica does not follow");
+        }
+    }
+
+    /// Ends a server at once (SIGKILL).
+    pub(crate) async fn kill(&mut self, at: usize) {
+        match &mut self.servers {
+            Servers::One(server) => server.kill().await,
+            Servers::Cluster(cluster) => cluster.kill(at).await,
+        }
+    }
+
+    /// Starts a server again, and ends it before if it runs.
+    pub(crate) async fn restart(&mut self, at: usize) {
         match &mut self.servers {
             Servers::One(server) => server.restart().await,
             Servers::Cluster(cluster) => cluster.restart(at).await,
         }
+    }
+
+    /// Waits until a server serves its keys: a node of a cluster that was started again refuses to for two seconds.
+    pub(crate) async fn serves(&self, at: usize) {
+        if !self.is_cluster() {
+            return;
+        }
+        until("the node serves its slots", async || {
+            let info = self.nodes()[at].command(&["CLUSTER", "INFO"]).await.text();
+            info.is_some_and(|info| info.contains("cluster_state:ok"))
+        })
+        .await;
     }
 
     pub(crate) fn cuts(&self) -> u64 {
@@ -187,15 +251,36 @@ impl Place {
     }
 }
 
-async fn names_all(node: &RedisServer, proxies: &[FaultProxy]) -> bool {
-    let slots = node.command(&["CLUSTER", "SLOTS"]).await;
-    let named = |proxy: &FaultProxy| {
-        slots.items().iter().any(|range| {
-            let port = range.items().get(2).and_then(|node| node.items().get(1)?.int());
-            port == Some(proxy.addr().port().into())
-        })
-    };
-    proxies.iter().all(named)
+/// A connection to each server, and who was right the last time.
+pub(crate) struct Router {
+    connections: Vec<RawConnection>,
+    ports: Vec<String>,
+    at: usize,
+}
+
+impl Router {
+    /// The answer to a command, wherever the slot of its keys is on its way to.
+    pub(crate) async fn command(&mut self, args: &[impl AsRef<[u8]>]) -> Resp {
+        let mut asking = false;
+        loop {
+            let connection = &mut self.connections[self.at];
+            if std::mem::take(&mut asking) {
+                connection.command(&["ASKING"]).await.unwrap();
+            }
+            let reply = connection.command(args).await.unwrap();
+            let Resp::Error(text) = &reply else { return reply };
+            // MOVED 3999 127.0.0.1:6381
+            match text.split([' ', ':']).collect::<Vec<_>>()[..] {
+                [code @ ("MOVED" | "ASK"), _, _, port] => {
+                    let named = self.ports.iter().position(|one| one == port);
+                    self.at = named.expect("it names a node");
+                    asking = code == "ASK";
+                }
+                ["TRYAGAIN", ..] => tokio::task::yield_now().await,
+                _ => return reply,
+            }
+        }
+    }
 }
 
 /// What stands behind [`stores`]: it lives as long as they are used.

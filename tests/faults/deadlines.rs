@@ -4,19 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::testing::{
-    FaultProxy, RawConnection, RedisCluster, RedisServer, Scripted, ScriptedServer,
-};
+use larder::testing::{RawConnection, RedisServer, RedisServerBuilder, Scripted, ScriptedServer};
 use larder::{CacheClient, Direction, ErrorKind};
 use tokio::task::JoinSet;
 
 use crate::bad_servers::handshake;
-use crate::{alone, full, ms, quantile};
+use crate::common::place::plain;
+use crate::{Place, alone, full, ms, quantile, until};
 
 const GRACE: Duration = Duration::from_millis(50);
 
 /// Clients with deadlines from 20 to 500 ms.
 const CLIENTS: u64 = 25;
+
+/// How many keys are read and written. Every node of a cluster has some.
+const KEYS: u64 = 20;
 
 /// So many calls of each at once: 5,000.
 const CALLS: u64 = 200;
@@ -25,8 +27,20 @@ const CALLS: u64 = 200;
 const FEW_CALLS: u64 = 20;
 
 /// How long each fault lasts.
-fn length() -> Duration {
-    Duration::from_secs(if full() { 9 } else { 2 })
+fn length(cluster: bool) -> Duration {
+    let seconds = match (full(), cluster) {
+        (true, false) => 9,
+        (false, false) => 2,
+        // All of its faults are in one test.
+        (true, true) => 6,
+        (false, true) => 1,
+    };
+    Duration::from_secs(seconds)
+}
+
+/// The same, and the last wave of calls, which begins within that and takes half a second.
+fn longer(place: &Place) -> Duration {
+    length(place.is_cluster()) + Duration::from_secs(2)
 }
 
 /// A client for each deadline, as `make` makes them.
@@ -43,7 +57,11 @@ fn clients(make: impl Fn(larder::Builder) -> larder::Builder) -> Vec<(Duration, 
 /// Each call is to wait: the breaker, which clusters have not, would fail most of them at once.
 fn waits_for(builder: larder::Builder, url: &str) -> larder::Builder {
     let builder = builder.url(url);
-    if url.starts_with("redis+cluster:") { builder } else { builder.breaker(false) }
+    if is_cluster(url) { builder } else { builder.breaker(false) }
+}
+
+fn is_cluster(url: &str) -> bool {
+    url.starts_with("redis+cluster:")
 }
 
 /// The same, connected while the server is well.
@@ -52,26 +70,37 @@ async fn connected(url: &str) -> Vec<(Duration, CacheClient)> {
     for (_, client) in &clients {
         // A short deadline may be over before the first connection stands.
         while client.ping().await.is_err() {}
+        // To each node of a cluster.
+        let keys = (0..KEYS).map(|key| format!("key:{key}"));
+        while is_cluster(url) && client.get_many(keys.clone()).await.is_err() {}
     }
     clients
 }
 
+/// On keys that are of all nodes, if there are some.
 async fn call(cache: CacheClient, number: u64) -> Result<(), ErrorKind> {
+    let key = number / 3 % KEYS;
     match number % 3 {
-        0 => cache.get_value("key").await.map(drop),
-        1 => cache.set_value("key", "value", None).await,
-        _ => cache.push_to_list("list", "value", Direction::Left).await.map(drop),
+        0 => cache.get_value(format!("key:{key}")).await.map(drop),
+        1 => cache.set_value(format!("key:{key}"), "value", None).await,
+        _ => cache.push_to_list(format!("list:{key}"), "value", Direction::Left).await.map(drop),
     }
     .map_err(|error| error.kind())
 }
 
 /// Makes so many calls with each client at once, and again for as long as the fault lasts.
-async fn calls_end_in_time(fault: &str, calls: u64, clients: Vec<(Duration, CacheClient)>) {
+async fn calls_end_in_time(
+    cluster: bool,
+    fault: &str,
+    calls: u64,
+    clients: Vec<(Duration, CacheClient)>,
+) {
+    let (name, length) = (if cluster { " cluster" } else { "" }, length(cluster));
     let clients = Arc::new(clients);
     let (mut late, mut bare) = (Vec::new(), Vec::new());
     let mut results: HashMap<Result<(), ErrorKind>, u64> = HashMap::new();
     let started = Instant::now();
-    while started.elapsed() < length() {
+    while started.elapsed() < length {
         let (mut wave, mut timers) = (JoinSet::new(), JoinSet::new());
         for number in 0..calls {
             for at in 0..clients.len() {
@@ -101,7 +130,7 @@ async fn calls_end_in_time(fault: &str, calls: u64, clients: Vec<(Duration, Cach
     bare.sort();
     let (worst, machine) = (quantile(&late, 1.0), quantile(&bare, 1.0));
     println!(
-        "P5 {fault}: {} calls, overshoot max {:.1} ms, p99.9 {:.1} ms (a bare timer's: {:.1} ms); {results:?}",
+        "P5{name} {fault}: {} calls, overshoot max {:.1} ms, p99.9 {:.1} ms (a bare timer's: {:.1} ms); {results:?}",
         late.len(),
         ms(worst),
         ms(quantile(&late, 0.999)),
@@ -118,86 +147,177 @@ async fn is_silent(connection: &mut RawConnection) -> bool {
     tokio::time::timeout(Duration::from_millis(100), connection.reply()).await.is_err()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_server_delays_no_call_past_its_deadline() {
-    let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let clients = connected(&server.url()).await;
-    server.pause().await;
-    calls_end_in_time("SIGSTOP", CALLS, clients).await;
-    server.resume().await;
+/// Waits until all is well again.
+async fn is_back(place: &Place) {
+    for at in 0..place.nodes().len() {
+        place.serves(at).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_cluster_delays_no_call_past_its_deadline() {
+async fn a_stopped_server_delays_no_call_past_its_deadline() {
     let _turn = alone().await;
-    let cluster = RedisCluster::of(3, 0).await;
-    let clients = connected(&cluster.url()).await;
-    for node in cluster.nodes() {
-        node.pause().await;
-    }
-    calls_end_in_time("SIGSTOP of a cluster", CALLS, clients).await;
-    for node in cluster.nodes() {
-        node.resume().await;
-    }
+    servers_are_stopped(&Place::one(plain).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_server_delays_no_call_past_its_deadline() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let clients = connected(&server.url()).await;
-    let mut witness = server.connect().await;
-    let paused = witness.command(&["CLIENT", "PAUSE", "10000", "ALL"]).await.unwrap();
-    assert_eq!(paused.text().as_deref(), Some("OK"));
-    assert!(is_silent(&mut witness).await, "CLIENT PAUSE had no effect");
-    calls_end_in_time("CLIENT PAUSE", CALLS, clients).await;
+    servers_are_paused(&Place::one(plain).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sleeping_server_delays_no_call_past_its_deadline() {
     let _turn = alone().await;
-    let server = RedisServer::builder().arg("--enable-debug-command").arg("local").start().await;
-    let clients = connected(&server.url()).await;
-    let (mut sleeper, mut witness) = (server.connect().await, server.connect().await);
-    // Longer than the waves, the last of which begins within the length and takes half a second.
-    let seconds = (length() + Duration::from_secs(2)).as_secs().to_string();
-    sleeper.send(&["DEBUG", "SLEEP", &seconds]).await.unwrap();
-    assert!(is_silent(&mut witness).await, "DEBUG SLEEP had no effect");
-    calls_end_in_time("DEBUG SLEEP", CALLS, clients).await;
-    assert_eq!(sleeper.reply().await.unwrap().text().as_deref(), Some("OK"));
+    servers_sleep(&Place::one(sleepy).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_network_delays_no_call_past_its_deadline() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let proxy = FaultProxy::start(server.addr()).await;
-    let clients_before = connected(&proxy.url()).await;
-    proxy.to_server().swallow(true);
-    proxy.to_client().swallow(true);
-    calls_end_in_time("swallow", CALLS, clients_before).await;
-    assert!(proxy.to_server().swallowed() > 0);
+    the_network_is_silent(&Place::one(plain).await.behind_proxies().await).await;
+}
 
-    // Who has to connect first waits for the handshake.
-    let accepted = proxy.accepts();
-    calls_end_in_time(
-        "swallow, connecting",
-        CALLS,
-        clients(|builder| waits_for(builder, &proxy.url())),
-    )
-    .await;
-    assert!(proxy.accepts() > accepted);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_that_never_ends_delays_no_call_past_its_deadline() {
+    let _turn = alone().await;
+    scripts_never_end(&Place::one(sleepy).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_gone_delays_no_call_past_its_deadline() {
     let _turn = alone().await;
-    let mut server = RedisServer::start().await;
-    let clients_before = connected(&server.url()).await;
-    server.kill().await;
-    assert!(RawConnection::connect(server.addr()).await.is_err());
-    calls_end_in_time("refused connects", CALLS, clients_before).await;
+    servers_are_gone(Place::one(plain).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_befalls_a_cluster_delays_a_call_past_its_deadline() {
+    let _turn = alone().await;
+    let place = Place::primaries(sleepy).await.behind_proxies().await;
+    servers_are_stopped(&place).await;
+    servers_are_paused(&place).await;
+    servers_sleep(&place).await;
+    scripts_never_end(&place).await;
+    the_network_is_silent(&place).await;
+    the_cluster_is_down(&place).await;
+    servers_are_gone(place).await;
+}
+
+async fn servers_are_stopped(place: &Place) {
+    let clients = connected(&place.url()).await;
+    for node in place.nodes() {
+        node.pause().await;
+    }
+    calls_end_in_time(place.is_cluster(), "SIGSTOP", CALLS, clients).await;
+    for node in place.nodes() {
+        node.resume().await;
+    }
+    is_back(place).await;
+}
+
+async fn servers_are_paused(place: &Place) {
+    let clients = connected(&place.url()).await;
+    let millis = longer(place).as_millis().to_string();
+    let mut witnesses = place.direct().await;
+    for witness in &mut witnesses {
+        let paused = witness.command(&["CLIENT", "PAUSE", &millis, "ALL"]).await.unwrap();
+        assert_eq!(paused.text().as_deref(), Some("OK"));
+        assert!(is_silent(witness).await, "CLIENT PAUSE had no effect");
+    }
+    calls_end_in_time(place.is_cluster(), "CLIENT PAUSE", CALLS, clients).await;
+    for witness in &mut witnesses {
+        // The answer to what was asked while it paused.
+        assert_eq!(witness.reply().await.unwrap().text().as_deref(), Some("PONG"));
+    }
+}
+
+/// Which can be told to sleep, and is silent for half a second before it says that a script runs.
+fn sleepy(server: RedisServerBuilder) -> RedisServerBuilder {
+    let server = server.arg("--enable-debug-command").arg("local");
+    server.arg("--lua-time-limit").arg("500")
+}
+
+async fn servers_sleep(place: &Place) {
+    let clients = connected(&place.url()).await;
+    let (mut sleepers, mut witnesses) = (place.direct().await, place.direct().await);
+    let seconds = longer(place).as_secs().to_string();
+    for (sleeper, witness) in sleepers.iter_mut().zip(&mut witnesses) {
+        sleeper.send(&["DEBUG", "SLEEP", &seconds]).await.unwrap();
+        assert!(is_silent(witness).await, "DEBUG SLEEP had no effect");
+    }
+    calls_end_in_time(place.is_cluster(), "DEBUG SLEEP", CALLS, clients).await;
+    for sleeper in &mut sleepers {
+        assert_eq!(sleeper.reply().await.unwrap().text().as_deref(), Some("OK"));
+    }
+    is_back(place).await;
+}
+
+async fn scripts_never_end(place: &Place) {
+    let clients = connected(&place.url()).await;
+    let (mut callers, mut witnesses) = (place.direct().await, place.direct().await);
+    for (caller, witness) in callers.iter_mut().zip(&mut witnesses) {
+        caller.send(&["EVAL", "while true do end", "0"]).await.unwrap();
+        assert!(is_silent(witness).await, "the script does not run");
+    }
+    calls_end_in_time(place.is_cluster(), "a script without end", FEW_CALLS, clients).await;
+    for node in place.nodes() {
+        let killed = node.command(&["SCRIPT", "KILL"]).await;
+        assert_eq!(killed.text().as_deref(), Some("OK"), "the script did not run all the time");
+    }
+    is_back(place).await;
+}
+
+async fn the_network_is_silent(place: &Place) {
+    let clients_before = connected(&place.url()).await;
+    let swallow = |swallow: bool| {
+        for proxy in place.proxies() {
+            proxy.to_server().swallow(swallow);
+            proxy.to_client().swallow(swallow);
+        }
+    };
+    swallow(true);
+    calls_end_in_time(place.is_cluster(), "swallow", CALLS, clients_before).await;
+    assert!(place.proxies().iter().all(|proxy| proxy.to_server().swallowed() > 0));
+
+    // Who has to connect first waits for the handshake.
+    let accepted = place.accepts();
+    let new = clients(|builder| waits_for(builder, &place.url()));
+    calls_end_in_time(place.is_cluster(), "swallow, connecting", CALLS, new).await;
+    assert!(place.accepts() > accepted);
+    swallow(false);
+}
+
+/// Nobody has a certain slot: no node serves any then.
+async fn the_cluster_is_down(place: &Place) {
+    let clients = connected(&place.url()).await;
+    let is_down = async || {
+        let mut down = 0;
+        for node in place.nodes() {
+            let info = node.command(&["CLUSTER", "INFO"]).await.text().unwrap();
+            down += usize::from(info.contains("cluster_state:fail"));
+        }
+        down == place.nodes().len()
+    };
+    for node in place.nodes() {
+        let forgot = node.command(&["CLUSTER", "DELSLOTS", "0"]).await;
+        assert_eq!(forgot.text().as_deref(), Some("OK"));
+    }
+    until("the cluster is down", is_down).await;
+    calls_end_in_time(place.is_cluster(), "CLUSTERDOWN, repeated", FEW_CALLS, clients).await;
+    assert!(is_down().await, "it did not last");
+    let owner = &place.nodes()[0];
+    assert_eq!(owner.command(&["CLUSTER", "ADDSLOTS", "0"]).await.text().as_deref(), Some("OK"));
+    is_back(place).await;
+}
+
+async fn servers_are_gone(mut place: Place) {
+    let clients_before = connected(&place.url()).await;
+    for at in 0..place.nodes().len() {
+        let addr = place.nodes()[at].addr();
+        place.kill(at).await;
+        assert!(RawConnection::connect(addr).await.is_err());
+    }
+    calls_end_in_time(place.is_cluster(), "refused connects", CALLS, clients_before).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,21 +328,7 @@ async fn a_server_that_is_loading_delays_no_call_past_its_deadline() {
         _ => handshake(args),
     })
     .await;
-    calls_end_in_time("LOADING, repeated", FEW_CALLS, connected(&server.url()).await).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_script_that_never_ends_delays_no_call_past_its_deadline() {
-    let _turn = alone().await;
-    // Silent for half a second, then it answers that it is busy.
-    let server = RedisServer::builder().arg("--lua-time-limit").arg("500").start().await;
-    let clients = connected(&server.url()).await;
-    let (mut caller, mut witness) = (server.connect().await, server.connect().await);
-    caller.send(&["EVAL", "while true do end", "0"]).await.unwrap();
-    assert!(is_silent(&mut witness).await, "the script does not run");
-    calls_end_in_time("a script without end", FEW_CALLS, clients).await;
-    let killed = server.command(&["SCRIPT", "KILL"]).await;
-    assert_eq!(killed.text().as_deref(), Some("OK"), "the script did not run all the time");
+    calls_end_in_time(false, "LOADING, repeated", FEW_CALLS, connected(&server.url()).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -239,6 +345,6 @@ async fn a_pool_without_a_free_session_delays_no_call_past_its_deadline() {
     CacheClient::new(pool.clone()).ping().await.unwrap();
     server.pause().await;
     let clients = clients(|builder| builder.provider(pool.clone()).breaker(false));
-    calls_end_in_time("queue of a pool", CALLS, clients).await;
+    calls_end_in_time(false, "queue of a pool", CALLS, clients).await;
     server.resume().await;
 }

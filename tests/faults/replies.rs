@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use larder::CacheClient;
 use larder::testing::Cut;
+use larder::{CacheClient, ReadPreference};
 use tokio::task::JoinSet;
 
 use crate::Place;
@@ -37,6 +37,7 @@ async fn fill(place: &Place, nonce: u64, calls: u64) {
         }
     }
     cache.close().await;
+    place.is_copied().await;
 }
 
 #[derive(Default)]
@@ -170,6 +171,11 @@ fn multiplexed(place: &Place) -> CacheClient {
     builder.deadline(Duration::from_secs(5)).build().unwrap()
 }
 
+fn from_replicas(place: &Place) -> CacheClient {
+    let builder = CacheClient::builder().url(place.url()).read_from(ReadPreference::PreferReplica);
+    builder.deadline(Duration::from_secs(5)).build().unwrap()
+}
+
 fn pooled(place: &Place) -> CacheClient {
     let pool = deadpool_redis::Config::from_url(place.url())
         .builder()
@@ -198,6 +204,16 @@ async fn no_reply_reaches_another_call_on_a_cluster() {
     let calls = if full() { 2400 } else { 400 };
     let longest = Duration::from_millis(5);
     replies_meet_their_calls("cluster of three", &place, multiplexed, calls, longest).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_reply_of_a_replica_reaches_another_call() {
+    let _turn = alone().await;
+    let place = Place::cluster(|server| server).await.replicas_behind_proxies().await;
+    let calls = if full() { 2400 } else { 200 };
+    let longest = Duration::from_millis(5);
+    replies_meet_their_calls("replicas of three", &place, from_replicas, calls, longest).await;
+    dropped_at_every_await("replicas of three", &place, from_replicas).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

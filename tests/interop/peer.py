@@ -1,6 +1,6 @@
 """The other side of tests/interop.rs: redis-py and orjson, told what to do line by line.
 
-    peer.py PORT
+    peer.py PORT [cluster]
 
 Reads one JSON request a line from standard input and answers one JSON line. The transport is
 Python's own json module, so that orjson is only ever what is compared.
@@ -75,8 +75,8 @@ def hear():
     return json.loads(line, object_pairs_hook=build) if line else None
 
 
-class Waiting(redis.Redis):
-    """Tells whenever it could not take what it wanted."""
+class Telling:
+    """A client that tells whenever it could not take what it wanted."""
 
     def set(self, *args, **kwargs):
         taken = super().set(*args, **kwargs)
@@ -101,7 +101,8 @@ def held(get_or_load, server, key, lease):
 
 def main():
     here = {"host": "127.0.0.1", "port": int(sys.argv[1])}
-    server, waiting = redis.Redis(**here), Waiting(**here)
+    kind = redis.RedisCluster if sys.argv[2:] == ["cluster"] else redis.Redis
+    server, waiting = kind(**here), type("Waiting", (Telling, kind), {})(**here)
     locks = {}
     recipes = documented()
 
@@ -142,7 +143,7 @@ def main():
     while (request := hear()) is not None:
         try:
             say({"ok": answer(request)})
-        except (redis.RedisError, LookupError) as error:
+        except (redis.RedisError, redis.exceptions.RedisClusterException, LookupError) as error:
             say({"error": type(error).__name__})
 
 

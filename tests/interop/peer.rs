@@ -37,10 +37,19 @@ pub(crate) fn python() -> PathBuf {
 
 impl Peer {
     pub(crate) async fn start(port: u16) -> Self {
+        Self::with(&[&port.to_string()])
+    }
+
+    /// On a cluster: `redis.RedisCluster`, which finds the other nodes.
+    pub(crate) async fn on_cluster(port: u16) -> Self {
+        Self::with(&[&port.to_string(), "cluster"])
+    }
+
+    fn with(args: &[&str]) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/peer.py");
         let mut process = Command::new(python())
             .arg(script)
-            .arg(port.to_string())
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

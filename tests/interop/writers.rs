@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::json::Value;
-use larder::testing::RedisServer;
 use larder::{CacheClient, LoadOptions};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::common::place::{Place, plain};
 use crate::peer::{Peer, bytes, object};
 use crate::{times, until};
 
@@ -110,11 +110,11 @@ async fn delete_lease(peer: &mut Peer, key: &str) {
     peer.call("delete", vec![bytes(lease)]).await;
 }
 
-async fn start() -> (RedisServer, CacheClient, Peer) {
-    let server = RedisServer::start().await;
-    let cache = CacheClient::connect(server.url()).await.unwrap();
-    let peer = Peer::start(server.port()).await;
-    (server, cache, peer)
+async fn start(place: &Place) -> (CacheClient, Peer) {
+    let port = place.server(0).port();
+    let peer =
+        if place.is_cluster() { Peer::on_cluster(port).await } else { Peer::start(port).await };
+    (place.client().await, peer)
 }
 
 fn refused(cache: &CacheClient, prefix: &str) -> u64 {
@@ -127,8 +127,17 @@ fn minute() -> LoadOptions {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_load_never_overwrites_what_python_did_by_the_rule() {
-    let (_server, cache, mut peer) = start().await;
-    let (races, mut stale, mut returned) = (times(2_000), 0, 0);
+    slow_loads(Place::one(plain).await, times(2_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_load_of_a_cluster_never_overwrites_what_python_did_by_the_rule() {
+    slow_loads(Place::primaries(plain).await, times(1_000)).await;
+}
+
+async fn slow_loads(place: Place, races: u64) {
+    let (cache, mut peer) = start(&place).await;
+    let (mut stale, mut returned) = (0, 0);
     for batch in 0..races / AT_ONCE {
         let mut all = Vec::new();
         for number in batch * AT_ONCE..(batch + 1) * AT_ONCE {
@@ -145,15 +154,25 @@ async fn a_slow_load_never_overwrites_what_python_did_by_the_rule() {
     }
     let refused = refused(&cache, "n");
     println!(
-        "P20 redis-py by the rule, change first: {races} slow loads against {WAYS} kinds of writers, {refused} fills refused, stale fills: {stale}, old values returned: {returned}"
+        "P20{} redis-py by the rule, change first: {races} slow loads against {WAYS} kinds of writers, {refused} fills refused, stale fills: {stale}, old values returned: {returned}",
+        place.name()
     );
     assert_eq!((refused, stale, returned), (races, 0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fill_that_crosses_what_python_does_by_the_rule_leaves_nothing_old() {
-    let (_server, cache, mut peer) = start().await;
-    let (races, mut stale) = (times(2_000), 0);
+    crossing_fills(Place::one(plain).await, times(2_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fill_of_a_cluster_that_crosses_what_python_does_by_the_rule_leaves_nothing_old() {
+    crossing_fills(Place::primaries(plain).await, times(1_000)).await;
+}
+
+async fn crossing_fills(place: Place, races: u64) {
+    let (cache, mut peer) = start(&place).await;
+    let mut stale = 0;
     for number in 0..races {
         let key = key(number);
         let held = Held::start(&cache, &key, minute()).await;
@@ -173,7 +192,8 @@ async fn a_fill_that_crosses_what_python_does_by_the_rule_leaves_nothing_old() {
     }
     let refused = refused(&cache, "n");
     println!(
-        "P20 redis-py by the rule, fill and change at once: {races} slow loads, {refused} fills refused, the others came before the change; stale fills: {stale}"
+        "P20{} redis-py by the rule, fill and change at once: {races} slow loads, {refused} fills refused, the others came before the change; stale fills: {stale}",
+        place.name()
     );
     assert_eq!(stale, 0);
     assert!(refused > 0 && refused < races, "fills and changes did not cross: {refused} refused");
@@ -189,8 +209,17 @@ async fn refreshing(cache: &CacheClient, peer: &mut Peer, key: &str) -> Held {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refresh_never_overwrites_equal_bytes_that_python_wrote_by_the_rule() {
-    let (_server, cache, mut peer) = start().await;
-    let (rounds, mut stale) = (times(200), 0);
+    refreshes(Place::one(plain).await, times(200)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_of_a_cluster_never_overwrites_equal_bytes_that_python_wrote_by_the_rule() {
+    refreshes(Place::primaries(plain).await, times(200)).await;
+}
+
+async fn refreshes(place: Place, rounds: u64) {
+    let (cache, mut peer) = start(&place).await;
+    let mut stale = 0;
     for number in 0..rounds {
         let key = format!("g:{number}");
         let held = refreshing(&cache, &mut peer, &key).await;
@@ -202,14 +231,16 @@ async fn a_refresh_never_overwrites_equal_bytes_that_python_wrote_by_the_rule() 
     }
     let refused = refused(&cache, "g");
     println!(
-        "P20 redis-py by the rule: {rounds} refreshes against equal bytes, {refused} refused, stale fills: {stale}"
+        "P20{} redis-py by the rule: {rounds} refreshes against equal bytes, {refused} refused, stale fills: {stale}",
+        place.name()
     );
     assert_eq!((refused, stale), (rounds, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_without_the_rule_loses_exactly_what_the_document_says() {
-    let (_server, cache, mut peer) = start().await;
+    let place = Place::one(plain).await;
+    let (cache, mut peer) = start(&place).await;
     let rounds = times(100);
     // What the program does, whether there is a stale value before, and what stands there at the end.
     let set: (&str, &[Value]) = ("set", &[NEW.into()]);

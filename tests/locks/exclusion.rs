@@ -246,7 +246,7 @@ async fn contend_over_kills(place: Place, count: u64, rounds: u64) {
     let mut faults = Faults::default();
     for round in 0..rounds as usize {
         contest.stop_a_client(round % 4, &mut faults).await;
-        contest.place.kill_and_restart(contest.place.at("lock:hot")).await;
+        contest.place.restart(contest.place.at("lock:hot")).await;
         faults.killed_servers += 1;
         let token = contest.server().command(&["HGET", &record("hot"), "token"]).await.text();
         let mut connection = contest.server().connect().await;

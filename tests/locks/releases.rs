@@ -1,15 +1,16 @@
-//! P25, for guards: a release and a renewal act on the caller's own lock alone, and survive `SCRIPT FLUSH`.
+//! P25, for guards: a release and a renewal act on the caller's own lock alone, and survive `SCRIPT FLUSH` and slots that move.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::testing::RedisServer;
-use larder::{CacheClient, Loss};
+use larder::Loss;
+use larder::testing::RedisCluster;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::{alone, ends, gone, times};
+use crate::common::place::{Place, plain};
+use crate::{alone, ends, times};
 
 #[derive(Default)]
 struct Counts {
@@ -28,18 +29,26 @@ fn more(count: &AtomicU64, is: bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_gives_back_and_renews_its_own_lock_alone() {
     let _turn = alone().await;
-    let server = RedisServer::start().await;
-    let cache = CacheClient::connect(server.url()).await.unwrap();
+    own_locks_alone(Place::one(plain).await, Duration::from_millis(120), times(400)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_gives_back_and_renews_its_own_lock_alone_while_its_slot_moves() {
+    let _turn = alone().await;
+    // Twice as long: a slot on its way has calls wait.
+    own_locks_alone(Place::primaries(plain).await, Duration::from_millis(240), times(400)).await;
+}
+
+async fn own_locks_alone(place: Place, lease: Duration, flushes: u64) {
+    let cache = place.client().await;
     let (done, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
     let mut tasks = JoinSet::new();
     for task in 0..16 {
         let (done, counts, cache) = (Arc::clone(&done), Arc::clone(&counts), cache.clone());
-        let mut direct = server.connect().await;
+        let mut direct = place.router().await;
         tasks.spawn(async move {
-            let lock = cache
-                .lock(format!("{}", task % 4))
-                .lease(Duration::from_millis(120))
-                .wait(Duration::from_secs(20));
+            let lock =
+                cache.lock(format!("{}", task % 4)).lease(lease).wait(Duration::from_secs(20));
             while !done.load(Ordering::Relaxed) {
                 let guard = lock.acquire().await.unwrap();
                 let key = format!("lock:{}", task % 4);
@@ -48,25 +57,28 @@ async fn a_guard_gives_back_and_renews_its_own_lock_alone() {
                     0 | 1 => {
                         let foreign = format!("{:032x}", fastrand::u128(..));
                         let set = ["SET", &key, &foreign, "PX", "150"];
-                        direct.command(&set).await.unwrap();
+                        direct.command(&set).await;
                         let written = Instant::now();
                         assert_eq!(ends("the loss", guard.lost()).await, Loss::Taken);
                         // So long at least; and a millisecond for the server's clock, which counts whole ones.
                         let passed = written.elapsed().as_millis() as i64;
-                        let left = direct.command(&["PTTL", &key]).await.unwrap().int().unwrap();
+                        let left = direct.command(&["PTTL", &key]).await.int().unwrap();
                         more(&counts.foreign_prolonged, left + passed > 150 + 1);
                         assert!(!guard.release().await.unwrap(), "it was not ours");
-                        let there = direct.command(&["GET", &key]).await.unwrap();
+                        let there = direct.command(&["GET", &key]).await;
                         let gone = there.text().as_deref() != Some(&foreign);
-                        let over = direct.command(&["PTTL", &key]).await.unwrap().int() == Some(-2);
+                        let over = direct.command(&["PTTL", &key]).await.int() == Some(-2);
                         // What is gone before its time was deleted.
                         more(&counts.foreign_deleted, gone && over && left > 100);
                         more(&counts.foreign, true);
                     }
                     // It ends at the server although the guard counts on it.
                     2 => {
-                        direct.command(&["PEXPIRE", &key, "1"]).await.unwrap();
-                        gone(&mut direct, &key).await;
+                        direct.command(&["PEXPIRE", &key, "1"]).await;
+                        ends("the lock", async {
+                            while direct.command(&["EXISTS", &key]).await.int() != Some(0) {}
+                        })
+                        .await;
                         assert!(!guard.release().await.unwrap(), "it was over");
                         more(&counts.expired, true);
                     }
@@ -82,28 +94,51 @@ async fn a_guard_gives_back_and_renews_its_own_lock_alone() {
             }
         });
     }
-    let flushes = times(400);
-    for _ in 0..flushes {
+    let (mut mover, mut moves) = (place.mover().await, 0);
+    let mut owners: Vec<usize> = (0..4).map(|name| place.at(&format!("lock:{name}"))).collect();
+    for flush in 0..flushes {
         tokio::time::sleep(Duration::from_millis(50)).await; // paced: a flush every 50 ms
-        let flushed = server.command(&["SCRIPT", "FLUSH"]).await;
-        assert_eq!(flushed.text().as_deref(), Some("OK"));
+        for node in place.nodes() {
+            let flushed = node.command(&["SCRIPT", "FLUSH"]).await;
+            assert_eq!(flushed.text().as_deref(), Some("OK"));
+        }
+        let Some(mover) = &mut mover else { continue };
+        let name = flush as usize % 4;
+        let slot = RedisCluster::slot(format!("lock:{name}"));
+        let (from, to) = (owners[name], (owners[name] + 1) % place.nodes().len());
+        // The lock and its record are apart for a moment.
+        mover.open(slot, from, to).await;
+        while mover.move_keys(slot, from, to, 1).await > 0 {}
+        mover.close(slot, from, to).await;
+        owners[name] = to;
+        moves += 1;
     }
     done.store(true, Ordering::Relaxed);
     // An unexpected error, NOSCRIPT among them, ends its task in a panic, which comes out here.
     ends("the tasks", tasks.join_all()).await;
-    let errors = server.command(&["INFO", "errorstats"]).await.text().unwrap();
+    let mut refused = Vec::new();
+    for code in ["NOSCRIPT", "CROSSSLOT", "MOVED", "ASK", "TRYAGAIN"] {
+        refused.push(place.refusals(code).await);
+    }
     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
     println!(
-        "P25: guards: foreign deletes {}, foreign renewals {}, NOSCRIPT 0 ({} releases, {} of a foreign lock, {} after expiry, {} \
-         drops, {flushes} flushes)",
+        "P25{}: guards: foreign deletes {}, foreign renewals {}, NOSCRIPT {}, CROSSSLOT {} ({} releases, {} of a foreign lock, {} after \
+         expiry, {} drops, {flushes} flushes, {moves} slots moved: {} MOVED, {} ASK, {} TRYAGAIN, none to a caller)",
+        place.name(),
         of(&counts.foreign_deleted),
         of(&counts.foreign_prolonged),
+        refused[0],
+        refused[1],
         of(&counts.released),
         of(&counts.foreign),
         of(&counts.expired),
         of(&counts.dropped),
+        refused[2],
+        refused[3],
+        refused[4],
     );
     assert_eq!((of(&counts.foreign_deleted), of(&counts.foreign_prolonged)), (0, 0));
     assert!(of(&counts.released) > 50 && of(&counts.foreign) > 10 && of(&counts.expired) > 5);
-    assert!(!errors.contains("NOSCRIPT"), "{errors}");
+    assert_eq!(refused[..2], [0, 0], "NOSCRIPT, CROSSSLOT");
+    assert!(!place.is_cluster() || refused[2] > 0 && refused[3] + refused[4] > 0, "{refused:?}");
 }

@@ -301,8 +301,17 @@ async fn part_with(guard: larder::LockGuard, end: End) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_whose_runtime_is_shut_down_renews_no_more() {
     let _turn = alone().await;
-    let place = Place::one(plain).await;
-    let mut direct = place.direct_to("lock:r").await;
+    runtimes_are_shut_down(Place::one(plain).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_on_a_cluster_whose_runtime_is_shut_down_renews_no_more() {
+    let _turn = alone().await;
+    runtimes_are_shut_down(Place::primaries(plain).await).await;
+}
+
+async fn runtimes_are_shut_down(place: Place) {
+    let mut direct = place.direct().await;
     let mut figures = Figures::default();
     for number in 0..times(100) {
         let url = place.url();
@@ -322,7 +331,8 @@ async fn a_guard_whose_runtime_is_shut_down_renews_no_more() {
             drop(guard);
         });
         tokio::task::spawn_blocking(|| shut_down.join().unwrap()).await.unwrap();
-        figures.add(false, watch(&mut direct, &key, Duration::from_millis(30)).await);
+        let direct = &mut direct[place.at(&key)];
+        figures.add(false, watch(direct, &key, Duration::from_millis(30)).await);
     }
     figures.print(&place, "runtime shut down");
 }

@@ -89,7 +89,7 @@ async fn tokens_rise(mut place: Place) {
             flushes += 1;
             tokio::time::sleep(Duration::from_millis(50)).await; // paced: a flush every 50 ms
         }
-        place.kill_and_restart(round as usize % place.nodes().len()).await;
+        place.restart(round as usize % place.nodes().len()).await;
         kills += 1;
     }
     tokio::time::timeout(HANGS * 30, tasks.join_all()).await.expect("the tasks hung");
