@@ -234,13 +234,13 @@ impl Faults {
     /// A server is away for less time than others take to replace it. On a busy machine they may all the same: what is
     /// acknowledged meanwhile is not counted on.
     fn may_be_replaced(&self, world: &World) {
-        if self.place.has_replicas() {
+        if self.place.topology.has_replicas() {
             world.lost.begin();
         }
     }
 
     async fn was_not_replaced(&self, world: &World, victim: usize) {
-        if !self.place.has_replicas() {
+        if !self.place.topology.has_replicas() {
             return;
         }
         self.place.is_whole().await;
@@ -326,7 +326,11 @@ impl Faults {
                 return self.ask(&["SCRIPT", "FLUSH"]).await.text().as_deref() == Some("OK");
             }
             Paused => {
-                let paused = self.ask(&["CLIENT", "PAUSE", "300", "ALL"]).await;
+                let victim = self.victim().await;
+                self.may_be_replaced(world);
+                let pause = ["CLIENT", "PAUSE", "300", "ALL"];
+                let paused = self.place.all()[victim].command(&pause).await;
+                self.was_not_replaced(world, victim).await;
                 return paused.text().as_deref() == Some("OK");
             }
             OutOfMemory => {

@@ -104,7 +104,7 @@ pub(crate) fn spawn(world: &Arc<World>, workers: &mut JoinSet<()>) {
                 held: Arc::clone(&several),
                 fence: None,
             });
-            if world.has_replicas {
+            if world.topology.has_replicas() {
                 ways.push(Way {
                     what: "guards of a plain lock",
                     lock: one(cache.lock("replicated").replicas(1, REPLICA)),

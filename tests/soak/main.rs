@@ -183,12 +183,12 @@ async fn soak(topology: Topology, length: Duration) {
     println!("soak {topology:?}: LARDER_SEED={seed}");
     let before = Open::now();
     let place = Place::start(topology).await;
-    let (builder, has_replicas) = (place.builder(), place.has_replicas());
+    let builder = place.builder();
     let clients = [builder().build().unwrap(), builder().build().unwrap()];
     let others = [place.clients_of_others(), place.clients_of_others()];
     let world = || {
         let (clients, others) = (clients.clone(), others.clone());
-        World::new(clients, others, place.builder(), has_replicas, seed)
+        World::new(clients, others, place.builder(), topology, seed)
     };
 
     let mut work = Work::start(world());

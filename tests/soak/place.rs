@@ -26,6 +26,7 @@ pub(crate) enum Topology {
 }
 
 pub(crate) struct Place {
+    pub(crate) topology: Topology,
     pub(crate) servers: Servers,
     // Two beside it, which a lock over several servers needs.
     pub(crate) others: Vec<RedisServer>,
@@ -36,6 +37,12 @@ pub(crate) enum Servers {
     One { server: Box<RedisServer>, proxy: FaultProxy },
     Cluster(RedisCluster),
     Sentinels(RedisSentinels),
+}
+
+impl Topology {
+    pub(crate) fn has_replicas(self) -> bool {
+        matches!(self, Self::Cluster | Self::Sentinels)
+    }
 }
 
 impl Place {
@@ -74,7 +81,7 @@ impl Place {
         for _ in 0..2 {
             others.push(durable(RedisServer::builder()).start().await);
         }
-        Self { servers, others, tls }
+        Self { topology, servers, others, tls }
     }
 
     /// What makes a client.
@@ -128,10 +135,6 @@ impl Place {
     /// The replica of a primary, or the other way round.
     pub(crate) fn partner(&self, at: usize) -> usize {
         (at + self.all().len() / 2) % self.all().len()
-    }
-
-    pub(crate) fn has_replicas(&self) -> bool {
-        self.all().len() > 1
     }
 
     pub(crate) fn proxy(&self) -> &FaultProxy {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use larder::{Builder, CacheClient, Error, ErrorKind, Outcome, Result};
 
 use crate::lateness::Lateness;
+use crate::place::Topology;
 use crate::tally::{Promise, Tally, count};
 use crate::{DEADLINE, until};
 
@@ -18,8 +19,7 @@ pub(crate) struct World {
     // Of the servers beside it over which a lock is held, of each client.
     pub(crate) others: [Vec<CacheClient>; 2],
     pub(crate) builder: Box<dyn Fn() -> Builder + Send + Sync>,
-    // Whether replicas can be asked to acknowledge.
-    pub(crate) has_replicas: bool,
+    pub(crate) topology: Topology,
     pub(crate) tally: Tally,
     pub(crate) lateness: Lateness,
     /// What was acknowledged may be gone: a replica took over that did not have it.
@@ -89,14 +89,14 @@ impl World {
         clients: [CacheClient; 2],
         others: [Vec<CacheClient>; 2],
         builder: Box<dyn Fn() -> Builder + Send + Sync>,
-        has_replicas: bool,
+        topology: Topology,
         seed: u64,
     ) -> Self {
         Self {
             clients,
             others,
             builder,
-            has_replicas,
+            topology,
             tally: Tally::new(),
             lateness: Lateness::start(),
             lost: Upheaval::default(),
@@ -188,7 +188,10 @@ impl World {
         match &done {
             Ok(_) => self.tally.did(op),
             Err(error) => {
-                assert!(is_expected(error), "{error} ({:?}, {:?})", error.kind(), error.code());
+                let expected = is_expected(error)
+                    // A primary that sentinels replace is one until it is told otherwise.
+                    || (error.kind() == ErrorKind::ReadOnly && self.topology == Topology::Sentinels);
+                assert!(expected, "{error} ({:?}, {:?})", error.kind(), error.code());
                 self.tally.did("calls that failed");
                 if Ended::from(&done) == Ended::Unknown {
                     count(&self.tally.unknown);
@@ -235,8 +238,7 @@ pub(crate) async fn breathe(random: &mut fastrand::Rng) {
     tokio::time::sleep(Duration::from_micros(random.u64(..6_000))).await;
 }
 
-/// What the faults bring about: a server that is away, slow (also for the leases of the locks), out of memory, or no
-/// primary. Nothing of how keys are spread over servers or of scripts that are unknown.
+/// What the faults bring about: a server that is away, slow (also for the leases of the locks), or out of memory. Nothing of how keys are spread over servers or of scripts that are unknown.
 fn is_expected(error: &Error) -> bool {
     if matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" | "NOSCRIPT")) {
         return false;
@@ -251,8 +253,5 @@ fn is_expected(error: &Error) -> bool {
     ) || (error.kind() == ErrorKind::Config
         && error.op() == "lock"
         && error.to_string().contains("a try took"))
-        || matches!(
-            error.code(),
-            Some("OOM" | "LOADING" | "MISCONF" | "BUSY" | "EXECABORT" | "READONLY")
-        )
+        || matches!(error.code(), Some("OOM" | "LOADING" | "MISCONF" | "BUSY" | "EXECABORT"))
 }
