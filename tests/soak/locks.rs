@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::DEADLINE;
 use crate::held::{Held, Until};
-use crate::tally::Promise;
+use crate::tally::{LOST, Promise, REPLICATED};
 use crate::world::{Ended, World};
 
 /// Shorter than the faults, so that guards get lost.
@@ -59,59 +59,25 @@ pub(crate) fn spawn(world: &Arc<World>, workers: &mut JoinSet<()>) {
     for worker in 0..4_u64 {
         let cache = world.client(worker);
         let one = |lock: LockBuilder| Lock::One(lock.lease(LEASE));
+        let way = |what, lock, shares, held: &Arc<Held>| {
+            let held = Arc::clone(held);
+            Way { what, lock, shares, held, fence: None }
+        };
+        let fenced = way("guards of a plain lock", one(cache.lock("plain")), false, &plain);
         let mut ways = vec![
-            Way {
-                what: "guards of a plain lock",
-                lock: one(cache.lock("plain")),
-                shares: false,
-                held: Arc::clone(&plain),
-                fence: Some(Arc::clone(&fence)),
-            },
-            Way {
-                what: "guards of a fair lock",
-                lock: one(cache.lock("fair").fair(true)),
-                shares: false,
-                held: Arc::clone(&fair),
-                fence: None,
-            },
-            Way {
-                what: "guards of a semaphore",
-                lock: one(cache.semaphore("few", 2)),
-                shares: true,
-                held: Arc::clone(&few),
-                fence: None,
-            },
-            Way {
-                what: "guards of a shared lock",
-                lock: one(cache.lock("both").shared()),
-                shares: true,
-                held: Arc::clone(&both),
-                fence: None,
-            },
+            Way { fence: Some(Arc::clone(&fence)), ..fenced },
+            way("guards of a fair lock", one(cache.lock("fair").fair(true)), false, &fair),
+            way("guards of a semaphore", one(cache.semaphore("few", 2)), true, &few),
+            way("guards of a shared lock", one(cache.lock("both").shared()), true, &both),
         ];
         if worker < 2 {
-            ways.push(Way {
-                what: "guards of a lock that is shared, alone",
-                lock: one(cache.lock("both")),
-                shares: false,
-                held: Arc::clone(&both),
-                fence: None,
-            });
-            ways.push(Way {
-                what: "guards of a lock over several servers",
-                lock: Lock::Several(several_servers(world, worker, "several")),
-                shares: false,
-                held: Arc::clone(&several),
-                fence: None,
-            });
+            let alone = one(cache.lock("both"));
+            ways.push(way("guards of a lock that is shared, alone", alone, false, &both));
+            let lock = Lock::Several(several_servers(world, worker, "several"));
+            ways.push(way("guards of a lock over several servers", lock, false, &several));
             if world.topology.has_replicas() {
-                ways.push(Way {
-                    what: "guards of a plain lock",
-                    lock: one(cache.lock("replicated").replicas(1, REPLICA)),
-                    shares: false,
-                    held: Arc::clone(&replicated),
-                    fence: None,
-                });
+                let lock = one(cache.lock("replicated").replicas(1, REPLICA));
+                ways.push(way(REPLICATED, lock, false, &replicated));
             }
         }
         for (number, way) in ways.into_iter().enumerate() {
@@ -153,12 +119,11 @@ async fn contend(world: Arc<World>, way: Way, worker: u64, mut random: fastrand:
         let most = if random.u32(..25) == 0 { 1_000 } else { 10 };
         let work = tokio::time::sleep(Duration::from_millis(random.u64(..most)));
         if guard.run(work).await.is_err() {
-            world.tally.did("guards lost");
+            world.tally.did(LOST);
         }
         drop(stay);
         match random.u32(..4) {
             0 => drop(guard),
-            // At each server of several by a task of its own.
             _ => _ = world.call("releases", guard.release()).await,
         }
         tokio::time::sleep(Duration::from_millis(random.u64(..20))).await;

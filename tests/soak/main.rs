@@ -217,7 +217,7 @@ async fn soak(topology: Topology, length: Duration) {
     let (warm_memory, end_memory) = (seen.warm >> 10, seen.end >> 10);
     println!("soak {topology:?}: {warm_memory} KiB when warm, {end_memory} KiB at the end");
     let through = faults.check();
-    world.tally.check(through);
+    world.tally.check(topology, through);
     let grown = format_args!("{warm_memory} KiB, {end_memory} KiB at the end");
     assert!(seen.end <= seen.warm + GROWTH, "memory grows: {grown}");
 

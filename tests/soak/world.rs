@@ -7,7 +7,7 @@ use larder::{Builder, CacheClient, Error, ErrorKind, Outcome, Result};
 
 use crate::lateness::Lateness;
 use crate::place::Topology;
-use crate::tally::{Promise, Tally, count};
+use crate::tally::{FAILED, Promise, Tally, count};
 use crate::{DEADLINE, until};
 
 /// How much later than its deadline a call may end, beside what the machine is late.
@@ -192,7 +192,7 @@ impl World {
                     // A primary that sentinels replace is one until it is told otherwise.
                     || (error.kind() == ErrorKind::ReadOnly && self.topology == Topology::Sentinels);
                 assert!(expected, "{error} ({:?}, {:?})", error.kind(), error.code());
-                self.tally.did("calls that failed");
+                self.tally.did(FAILED);
                 if Ended::from(&done) == Ended::Unknown {
                     count(&self.tally.unknown);
                 }
