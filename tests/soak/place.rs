@@ -36,7 +36,7 @@ pub(crate) struct Place {
 pub(crate) enum Servers {
     One { server: Box<RedisServer>, proxy: FaultProxy },
     Cluster(RedisCluster),
-    Sentinels(RedisSentinels),
+    Sentinels(Box<RedisSentinels>),
 }
 
 impl Topology {
@@ -69,7 +69,8 @@ impl Place {
             Topology::Cluster => Servers::Cluster(RedisCluster::with(NODES / 2, 1, set).await),
             Topology::Sentinels => {
                 // Sentinels would get the settings as well, and do not know them.
-                Servers::Sentinels(RedisSentinels::with(MASTER, |server| server).await)
+                let group = RedisSentinels::with(MASTER, |server| server).await;
+                Servers::Sentinels(Box::new(group))
             }
         };
         if let Servers::Sentinels(group) = &servers {
