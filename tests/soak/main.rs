@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | no answer to another call, no value that nobody wrote, nothing torn | always | always |
 //! | a write that was refused was not applied, and none is applied twice | always | always |
-//! | a call ends 50 ms after its deadline, and as late as bare timers are beside it | always | always |
+//! | a call ends 50 ms after its deadline, and twice as late as bare timers are beside it (the machine holds it up where it begins and where it ends) | always | always |
 //! | what was acknowledged is there; answers follow from those before | always | but for what a failover may have lost |
 //! | no read is older than an own write, or for four seconds older than another's | always | but for what a failover may have lost |
 //! | no lock has too many holders, no fencing token falls back | always | but for what a failover may have lost |
@@ -22,9 +22,9 @@
 //! may not have what was acknowledged last. It is counted, and excused for what was acknowledged before or during such a
 //! failover and not confirmed since. A failover that a cluster's replica is asked for (`CLUSTER FAILOVER`) loses nothing and
 //! excuses nothing, nor does a slot that moves. A node that is away for a moment excuses what is acknowledged meanwhile, since a
-//! busy machine may take that for its death. Keys of a slot that moves are given their remaining time anew when they arrive.
-//! A server that starts again, or another one, goes through its keys in another order, so that the rest of a scan is another
-//! one's (`docs/configuration.md`).
+//! busy machine may take that for its death. Keys of a slot that moves are given their remaining time anew
+//! when they arrive, and what comes after a delete in a pipeline may run before it (`docs/configuration.md`).
+//! A server that starts again, or another one, goes through its keys in another order: the rest of a scan is another one's.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -61,7 +61,7 @@ async fn pipelines(world: Arc<World>, worker: u64) {
             return;
         }
         let key = |what: &str| format!("pipe:{worker}:{round}:{what}");
-        let mark = world.lost.now();
+        let (mark, moved) = (world.lost.now(), world.moved.now());
         let group = cache
             .pipeline()
             .set_value(key("text"), round, LEFT)
@@ -88,13 +88,13 @@ async fn pipelines(world: Arc<World>, worker: u64) {
                 Reply::Int(2),
                 Reply::Bool(false),
             ];
-            if replies[1..] != expected {
-                let at = replies[1..].iter().zip(&expected).position(|(one, other)| one != other);
-                world.broke_or_lost(
-                    Promise::Wrong,
-                    mark,
-                    format_args!("answer {at:?} of a pipeline is that of other calls"),
-                );
+            let mut answers = replies[1..].iter().zip(&expected);
+            if let Some(at) = answers.position(|(one, other)| one != other) {
+                // What comes after a delete may run before it, while its slot moves.
+                let ran_before = at + 1 == expected.len() && world.moved.since(moved);
+                let excused = world.lost.since(mark) || ran_before;
+                let seen = format_args!("answer {at} of a pipeline is that of other calls");
+                world.tally.broke(Promise::Wrong, excused, seen);
             }
         }
         breathe(&mut random).await;
