@@ -137,3 +137,25 @@ async fn a_renewal_that_no_replica_has_seen_does_not_count() {
     assert!(again.is_valid());
     println!("failover: a renewal that no replica acknowledged did not count");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_demoted_while_replicas_acknowledge_a_lock_does_not_end_the_wait_for_it() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let cache = CacheClient::connect(server.url()).await.unwrap();
+    let lock =
+        cache.lock("demoted").lease(Duration::from_secs(6)).replicas(1, Duration::from_secs(1));
+    let waiting = tokio::spawn(async move { lock.acquire_within(Duration::from_secs(2)).await });
+    until("it waits for a replica", async || server.info("blocked_clients").await == "1").await;
+    // Within one step, so that nobody meets a replica.
+    let mut direct = server.connect().await;
+    direct.command(&["MULTI"]).await.unwrap();
+    direct.command(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
+    direct.command(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    assert!(!direct.command(&["EXEC"]).await.unwrap().is_error());
+    // The witness: who waited was told.
+    assert_eq!(server.info("errorstat_UNBLOCKED").await, "count=1");
+    let error = ends("the wait", waiting).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("0 of 1 replicas"), "it went on waiting: {error}");
+}

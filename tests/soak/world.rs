@@ -171,8 +171,7 @@ impl World {
         let took = begun.elapsed();
         self.tally.took(took);
         if took > limit + GRACE {
-            // A call may be held up by the machine where it begins and where it ends.
-            let machine = self.lateness.since(begun) * 2;
+            let machine = self.lateness.since(begun);
             if took > limit + GRACE + machine {
                 self.broke(
                     Promise::Late,
