@@ -22,9 +22,9 @@
 //! may not have what was acknowledged last. It is counted, and excused for what was acknowledged before or during such a
 //! failover and not confirmed since. A failover that a cluster's replica is asked for (`CLUSTER FAILOVER`) loses nothing and
 //! excuses nothing, nor does a slot that moves. A node that is away for a moment excuses what is acknowledged meanwhile, since a
-//! busy machine may take that for its death. Keys of a slot that moves are given their remaining time anew
-//! when they arrive, and what comes after a delete in a pipeline may run before it (`docs/configuration.md`).
-//! A server that starts again, or another one, goes through its keys in another order: the rest of a scan is another one's.
+//! busy machine may take that for its death. Keys of a slot that moves are given their remaining time anew when they arrive, and
+//! what comes after a delete in a pipeline may run before it (`docs/configuration.md`). A server that starts again, or another one,
+//! goes through its keys in another order: the rest of a scan is another one's.
 
 #[path = "../common/mod.rs"]
 mod common;

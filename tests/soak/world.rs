@@ -240,7 +240,8 @@ pub(crate) async fn breathe(random: &mut fastrand::Rng) {
     tokio::time::sleep(Duration::from_micros(random.u64(..6_000))).await;
 }
 
-/// What the faults bring about: a server that is away, slow (also for the leases of the locks), or out of memory. Nothing of how keys are spread over servers or of scripts that are unknown.
+/// What the faults bring about: a server that is away, slow (also for the leases of the locks), or out of memory. Nothing of
+/// how keys are spread over servers, or of scripts that a server does not know.
 fn is_expected(error: &Error) -> bool {
     if matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" | "NOSCRIPT")) {
         return false;
