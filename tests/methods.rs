@@ -189,6 +189,22 @@ async fn a_bb8_pool_does_everything() {
     works_on(&CacheClient::new(pool), &server).await;
 }
 
+/// A call may borrow its keys from the task that makes it.
+#[tokio::test]
+async fn many_values_are_loaded_in_a_task_of_its_own_by_names_that_it_owns() {
+    let cache = CacheClient::memory();
+    let lengths = tokio::spawn(async move {
+        let names = ["a".to_owned(), "bc".to_owned()];
+        let lengths = cache.get_or_load_many(&names, Duration::from_secs(60), |wanted| async {
+            let lengths = wanted.into_iter().map(|name| (name, name.len()));
+            Ok::<Vec<_>, larder::Error>(lengths.collect())
+        });
+        lengths.await?.into_iter().collect::<larder::Result<Vec<_>>>()
+    });
+    let lengths: Vec<_> = lengths.await.unwrap().unwrap().into_iter().flatten().collect();
+    assert_eq!(lengths.iter().map(|length| **length).collect::<Vec<_>>(), [1, 2]);
+}
+
 #[tokio::test]
 async fn a_provider_that_has_nothing_to_hand_out_is_an_error_that_was_not_sent() {
     let driver = redis::Client::open("redis://127.0.0.1:1").unwrap();

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each suite takes what it needs")]
 
+pub(crate) mod methods;
 pub(crate) mod place;
 pub(crate) mod process;
 

@@ -1,7 +1,7 @@
 //! What a failover does to a lock: the primary dies, and a replica that may not know of the lock takes its place. Without
 //! the acknowledgement of replicas two guards can be valid at once, which `docs/locks.md` says; here it is counted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::testing::{FaultProxy, RedisServer};
 use larder::{CacheClient, ErrorKind, Loss};
@@ -136,4 +136,30 @@ async fn a_renewal_that_no_replica_has_seen_does_not_count() {
     let again = lock.acquire_within(Duration::from_secs(10)).await.unwrap();
     assert!(again.is_valid());
     println!("failover: a renewal that no replica acknowledged did not count");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_demoted_while_replicas_acknowledge_a_lock_does_not_end_the_wait_for_it() {
+    const WAIT: Duration = Duration::from_secs(2);
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let cache = CacheClient::connect(server.url()).await.unwrap();
+    let lock = cache.lock("demoted").replicas(1, Duration::from_millis(500));
+    let begun = Instant::now();
+    let waiting = tokio::spawn(async move { lock.acquire_within(WAIT).await });
+    let mut direct = server.connect().await;
+    // The witness: who waits for a replica is told that there is no primary any more.
+    until("it is told", async || {
+        // Within one step, so that nobody meets a replica.
+        direct.command(&["MULTI"]).await.unwrap();
+        direct.command(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
+        direct.command(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+        assert!(!direct.command(&["EXEC"]).await.unwrap().is_error());
+        let refused = direct.command(&["INFO", "errorstats"]).await.unwrap();
+        refused.text().unwrap().contains("errorstat_UNBLOCKED")
+    })
+    .await;
+    let error = ends("the wait", waiting).await.unwrap().unwrap_err();
+    assert_ne!(error.kind(), ErrorKind::Server, "{error}");
+    assert!(begun.elapsed() >= WAIT, "it went on waiting: {error}");
 }

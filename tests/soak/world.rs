@@ -1,56 +1,64 @@
-//! What the workers share: the clients, and what became of their calls.
+//! What the workers share: the clients, what became of their calls, and what a fault excuses.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::{CacheClient, Error, ErrorKind, Outcome, Result};
+use larder::{Builder, CacheClient, Error, ErrorKind, Outcome, Result};
 
+use crate::lateness::Lateness;
+use crate::place::Topology;
+use crate::tally::{FAILED, Promise, Tally, count};
 use crate::{DEADLINE, until};
 
-/// Two clients of one server, as two processes would have them.
+/// How much later than its deadline a call may end, beside what the machine is late.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// Two clients of one place, as two processes would have them.
 pub(crate) struct World {
     pub(crate) clients: [CacheClient; 2],
-    pub(crate) url: String,
+    // Of the servers beside it over which a lock is held, of each client.
+    pub(crate) others: [Vec<CacheClient>; 2],
+    pub(crate) builder: Box<dyn Fn() -> Builder + Send + Sync>,
+    pub(crate) topology: Topology,
     pub(crate) tally: Tally,
+    pub(crate) lateness: Lateness,
+    /// What was acknowledged may be gone: a replica took over that did not have it.
+    pub(crate) lost: Upheaval,
+    /// Slots moved, and the keys in them.
+    pub(crate) moved: Upheaval,
+    /// Who serves what changed, or a server began anew: the rest of a scan is another one's.
+    pub(crate) changed: Upheaval,
     seed: u64,
     over: AtomicBool,
 }
 
-/// What was counted. Every promise that can break has a counter which has to stay at zero.
+/// Faults over which something cannot be promised: how many began and ended. Odd while there is one.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) calls: AtomicU64,
-    pub(crate) failed: AtomicU64,
-    pub(crate) unknown: AtomicU64,
-    pub(crate) cancelled: AtomicU64,
-    pub(crate) longest_micros: AtomicU64,
-    pub(crate) reads: AtomicU64,
-    pub(crate) near: AtomicU64,
-    pub(crate) loads: AtomicU64,
-    pub(crate) invalidations: AtomicU64,
-    pub(crate) deferred: AtomicU64,
-    pub(crate) guards: AtomicU64,
-    pub(crate) lost_guards: AtomicU64,
-    pub(crate) pushed: AtomicU64,
-    pub(crate) clients: AtomicU64,
-    // Broken promises.
-    pub(crate) foreign_values: AtomicU64,
-    pub(crate) impossible_values: AtomicU64,
-    pub(crate) torn: AtomicU64,
-    pub(crate) own_stale: AtomicU64,
-    pub(crate) stale: AtomicU64,
-    pub(crate) overlaps: AtomicU64,
-    pub(crate) token_regressions: AtomicU64,
-    pub(crate) outlived: AtomicU64,
-}
+pub(crate) struct Upheaval(AtomicU64);
 
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
+impl Upheaval {
+    pub(crate) fn begin(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 
-pub(crate) fn of(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
+    pub(crate) fn end(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// It was none: what was marked before it stands.
+    pub(crate) fn was_none(&self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// A mark to ask from.
+    pub(crate) fn now(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Whether there was one since the mark, or when it was set.
+    pub(crate) fn since(&self, mark: u64) -> bool {
+        mark % 2 == 1 || self.now() != mark
+    }
 }
 
 /// How a call ended, for who writes down what the store may hold.
@@ -64,16 +72,44 @@ pub(crate) enum Ended {
     Unknown,
 }
 
+impl<T> From<&Result<T>> for Ended {
+    fn from(done: &Result<T>) -> Self {
+        match done {
+            Ok(_) => Self::Acked,
+            Err(error) => match error.outcome() {
+                Outcome::NotSent | Outcome::Rejected => Self::Refused,
+                _ => Self::Unknown,
+            },
+        }
+    }
+}
+
 impl World {
-    pub(crate) fn new(url: &str, seed: u64) -> Self {
-        let client = || CacheClient::builder().url(url).deadline(DEADLINE).build().unwrap();
+    pub(crate) fn new(
+        clients: [CacheClient; 2],
+        others: [Vec<CacheClient>; 2],
+        builder: Box<dyn Fn() -> Builder + Send + Sync>,
+        topology: Topology,
+        seed: u64,
+    ) -> Self {
         Self {
-            clients: [client(), client()],
-            url: url.to_owned(),
-            tally: Tally::default(),
+            clients,
+            others,
+            builder,
+            topology,
+            tally: Tally::new(),
+            lateness: Lateness::start(),
+            lost: Upheaval::default(),
+            moved: Upheaval::default(),
+            changed: Upheaval::default(),
             seed,
             over: AtomicBool::new(false),
         }
+    }
+
+    /// The client of a worker.
+    pub(crate) fn client(&self, worker: u64) -> &CacheClient {
+        &self.clients[worker as usize % 2]
     }
 
     /// The chance of one worker.
@@ -89,60 +125,127 @@ impl World {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// Both clients work again.
+    /// Both clients work again, with every server.
     pub(crate) async fn settle(&self) {
         for client in &self.clients {
-            until("the server is back", async || client.ping().await.is_ok()).await;
+            // Enough keys that each node of a cluster has some.
+            for key in 0..12 {
+                let key = format!("settle:{key}");
+                let works = async || client.set_value(&key, "", DEADLINE).await.is_ok();
+                until("the servers are back", works).await;
+            }
+        }
+        for client in self.others.iter().flatten() {
+            until("the other servers are back", async || client.ping().await.is_ok()).await;
         }
     }
 
+    /// Counts a broken promise.
+    pub(crate) fn broke(&self, promise: Promise, seen: std::fmt::Arguments<'_>) {
+        self.tally.broke(promise, false, seen);
+    }
+
+    /// The same, of what a failover since `mark` may have lost.
+    pub(crate) fn broke_or_lost(&self, promise: Promise, mark: u64, seen: std::fmt::Arguments<'_>) {
+        self.tally.broke(promise, self.lost.since(mark), seen);
+    }
+
     /// Makes a call, looks at how long it took, and that it failed for a reason that the faults give.
-    pub(crate) async fn call<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(crate) async fn call<T>(
+        &self,
+        op: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.within(DEADLINE, op, work).await
+    }
+
+    /// The same of a call that has another limit than the client's deadline.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        op: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let begun = Instant::now();
         let done = work.await;
-        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.tally.longest_micros.fetch_max(micros, Ordering::Relaxed);
+        let took = begun.elapsed();
+        self.tally.took(took);
+        if took > limit + GRACE {
+            let machine = self.lateness.since(begun);
+            if took > limit + GRACE + machine {
+                self.broke(
+                    Promise::Late,
+                    format_args!(
+                        "{op} took {took:?} of {limit:?}, the machine was {machine:?} late"
+                    ),
+                );
+            }
+        }
+        self.ended(op, done)
+    }
+
+    /// Counts how a call ended.
+    pub(crate) fn ended<T>(&self, op: &'static str, done: Result<T>) -> Result<T> {
         count(&self.tally.calls);
-        if let Err(error) = &done {
-            assert!(is_expected(error), "{error} ({:?}, {:?})", error.kind(), error.code());
-            count(&self.tally.failed);
+        match &done {
+            Ok(_) => self.tally.did(op),
+            Err(error) => {
+                let expected = is_expected(error)
+                    // A primary that sentinels replace is one until it is told otherwise.
+                    || (error.kind() == ErrorKind::ReadOnly && self.topology == Topology::Sentinels);
+                assert!(expected, "{error} ({:?}, {:?})", error.kind(), error.code());
+                self.tally.did(FAILED);
+                if Ended::from(&done) == Ended::Unknown {
+                    count(&self.tally.unknown);
+                }
+            }
         }
         done
     }
 
     /// As [`call`](Self::call), for a write: how it ended.
-    pub(crate) async fn write<T>(&self, work: impl Future<Output = Result<T>>) -> Ended {
-        match self.call(work).await {
-            Ok(_) => Ended::Acked,
-            Err(error) => match error.outcome() {
-                Outcome::NotSent | Outcome::Rejected => Ended::Refused,
-                _ => {
-                    count(&self.tally.unknown);
-                    Ended::Unknown
-                }
-            },
-        }
+    pub(crate) async fn write<T>(
+        &self,
+        op: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Ended {
+        Ended::from(&self.call(op, work).await)
     }
 
-    /// Makes a call that its caller may give up. Nothing if it did.
+    /// Makes a call that its caller may give up.
     pub(crate) async fn write_or_drop<T>(
         &self,
+        op: &'static str,
         work: impl Future<Output = Result<T>>,
         patience: Option<Duration>,
     ) -> Ended {
-        let Some(patience) = patience else { return self.write(work).await };
-        match tokio::time::timeout(patience, self.write(work)).await {
+        let Some(patience) = patience else { return self.write(op, work).await };
+        match tokio::time::timeout(patience, self.write(op, work)).await {
             Ok(ended) => ended,
             Err(_) => {
-                count(&self.tally.cancelled);
+                self.tally.did("calls dropped by their callers");
                 Ended::Unknown
             }
         }
     }
 }
 
-/// What the faults bring about: a server that is away, slow (also for the leases of the locks), or out of memory.
+/// How long a caller has patience: most have as much as the deadline.
+pub(crate) fn patience(random: &mut fastrand::Rng) -> Option<Duration> {
+    (random.u32(..10) == 0).then(|| Duration::from_micros(random.u64(..3_000)))
+}
+
+/// Leaves the machine to others for a moment.
+pub(crate) async fn breathe(random: &mut fastrand::Rng) {
+    tokio::time::sleep(Duration::from_micros(random.u64(..6_000))).await;
+}
+
+/// What the faults bring about: a server that is away, slow (also for the leases of the locks), or out of memory. Nothing of
+/// how keys are spread over servers, or of scripts that a server does not know.
 fn is_expected(error: &Error) -> bool {
+    if matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" | "NOSCRIPT")) {
+        return false;
+    }
     matches!(
         error.kind(),
         ErrorKind::Timeout
@@ -154,63 +257,4 @@ fn is_expected(error: &Error) -> bool {
         && error.op() == "lock"
         && error.to_string().contains("a try took"))
         || matches!(error.code(), Some("OOM" | "LOADING" | "MISCONF" | "BUSY" | "EXECABORT"))
-}
-
-impl Tally {
-    fn broken(&self) -> [(&'static str, u64); 8] {
-        [
-            ("answers to another call", of(&self.foreign_values)),
-            ("values that nobody wrote", of(&self.impossible_values)),
-            ("transactions seen in half", of(&self.torn)),
-            ("reads older than an own write", of(&self.own_stale)),
-            ("reads older than another's write", of(&self.stale)),
-            ("two valid guards", of(&self.overlaps)),
-            ("fencing tokens that fell back", of(&self.token_regressions)),
-            ("values past their time to live", of(&self.outlived)),
-        ]
-    }
-
-    /// # Panics
-    /// If a promise broke, or nothing was tried.
-    pub(crate) fn check(&self, deadline: Duration) {
-        for (what, broken) in self.broken() {
-            assert_eq!(broken, 0, "{what}");
-        }
-        let tried = [&self.calls, &self.failed, &self.cancelled, &self.near, &self.loads];
-        let more = [&self.invalidations, &self.guards, &self.lost_guards, &self.pushed];
-        let tried = tried.into_iter().chain(more);
-        assert!(tried.map(of).all(|tried| tried > 0), "something was not tried");
-        // How punctual deadlines are is measured elsewhere, with the machine to itself: here it is that nothing hangs.
-        let longest = Duration::from_micros(of(&self.longest_micros));
-        assert!(longest < deadline + Duration::from_secs(2), "a call took {longest:?}");
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} calls ({} failed, {} of unknown outcome, {} dropped by their callers, the longest took {:?}); {} reads \
-             through ({} near, {} loads), {} invalidations and {} deferred; {} guards ({} lost); {} elements pushed; {} \
-             clients that came and went; broken:",
-            of(&self.calls),
-            of(&self.failed),
-            of(&self.unknown),
-            of(&self.cancelled),
-            Duration::from_micros(of(&self.longest_micros)),
-            of(&self.reads),
-            of(&self.near),
-            of(&self.loads),
-            of(&self.invalidations),
-            of(&self.deferred),
-            of(&self.guards),
-            of(&self.lost_guards),
-            of(&self.pushed),
-            of(&self.clients),
-        )?;
-        for (at, (what, broken)) in self.broken().into_iter().enumerate() {
-            write!(f, "{} {what} {broken}", if at == 0 { "" } else { "," })?;
-        }
-        Ok(())
-    }
 }

@@ -138,7 +138,7 @@ impl CacheClient {
         let family = self.family("get_or_load_many", prefix, options.into())?;
         let mut source = ManyLoader {
             loader: |places: Vec<usize>| loader(places.into_iter().map(|at| asked[at]).collect()),
-            named: |key: &&'k Q| Key::new(*key),
+            named: named::<Q>,
             own: |_| None::<Detached<T>>,
         };
         family.many(&keys, &mut source).await
@@ -172,6 +172,12 @@ impl CacheClient {
             json_limit: path.json_limit(),
         })
     }
+}
+
+/// The key that a loader of many names. A function, which is good for every lifetime: with a closure the compiler refuses
+/// to spawn a call whose keys are borrowed from its own task.
+fn named<Q: AsRef<[u8]> + ?Sized>(key: &&Q) -> Result<Key> {
+    Key::new(*key)
 }
 
 impl Family {

@@ -152,6 +152,7 @@ pub(super) fn by_code(code: &str, text: &str) -> Error {
         "TRYAGAIN" => (ErrorKind::Unavailable, "the keys are moving between cluster nodes"),
         "CLUSTERDOWN" => (ErrorKind::Unavailable, "the cluster is down"),
         "MASTERDOWN" => (ErrorKind::Unavailable, "the replica has lost its primary"),
+        "UNBLOCKED" => (ErrorKind::Unavailable, "the server was made a replica while it waited"),
         "NOREPLICAS" => (ErrorKind::Unavailable, "the primary has too few replicas to write"),
         "EXECABORT" => (ErrorKind::Aborted, "the server refused the transaction"),
         "ERR" if text.contains("is not an integer or out of range") => {
