@@ -209,8 +209,8 @@ impl std::fmt::Debug for ReadRecorder {
 
 /// What became of the reads of one namespace: where they were answered from, and which loads they caused.
 ///
-/// Each read is one of `near_hits`, `shared_hits`, `stale_hits` and `misses`, unless the store failed it. What follows a
-/// miss is counted beside it.
+/// Each read is one of `near_hits`, `shared_hits`, `stale_hits` and `misses`, unless it failed otherwise than by its
+/// load: by the store, or by a value that cannot be decoded. What follows a miss is counted beside it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ReadStats {
@@ -243,7 +243,8 @@ pub struct ReadStats {
     /// Entries that left the near cache, by cause.
     pub invalidations: Invalidations,
     /// How old the values were when they were served: how much of the namespace's TTL had passed, and of its grace. A
-    /// value without a TTL counts when it is served from the near cache, by the time since it was read.
+    /// value with a shorter TTL of its own, as of [`Loaded`](crate::Loaded) or of nothing, is older by that. One without a TTL counts
+    /// when it is served from the near cache, by the time since it was read.
     pub age: Latency,
     /// How long the loaders ran that came to their end.
     pub load_time: Latency,

@@ -38,7 +38,8 @@ pub struct SentCommand {
     pub args: Vec<Bytes>,
     /// When the proxy had read all of it.
     pub at: Instant,
-    /// Whether the server had answered it with an error when the log was taken.
+    /// Whether the server had answered it with an error when the log was taken. Answers are told by their order: on a
+    /// connection that subscribes, or of which commands were swallowed, they are another command's.
     pub refused: bool,
 }
 

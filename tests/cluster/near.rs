@@ -19,6 +19,9 @@ const KEYS: u64 = 60;
 /// calls itself a primary with an epoch that is over, and is demoted again. What was written to it meanwhile is lost.
 const ELECTION: Duration = Duration::from_secs(6);
 
+/// How long a reader pauses.
+const PACE: Duration = Duration::from_millis(1);
+
 /// After so long without a write, every change has been told.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -98,6 +101,8 @@ struct Served {
     // Of these, older than a write that was acknowledged more than 100 ms before; and by how much at most.
     stale: AtomicU64,
     behind_micros: AtomicU64,
+    // How late the machine was with a timer meanwhile.
+    late_micros: AtomicU64,
 }
 
 /// Reads keys whose values only grow, until it is enough. `acked` is the newest value that was acknowledged, and since when.
@@ -122,7 +127,10 @@ async fn watch(
                 served.stale.fetch_add(u64::from(behind > QUIET), Ordering::Relaxed);
             }
         }
-        tokio::time::sleep(Duration::from_millis(1)).await; // a pace
+        let paused = Instant::now();
+        tokio::time::sleep(PACE).await; // a pace
+        let late = paused.elapsed().saturating_sub(PACE);
+        served.late_micros.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
     }
 }
 
@@ -214,18 +222,21 @@ async fn near_entries_over_failovers(how: &str, killed: bool, rounds: u64) {
         .await;
         primaries[victim] = replica;
     }
-    let [reads, failed, stale, behind] =
-        [&served.reads, &served.failed, &served.stale, &served.behind_micros]
+    let [reads, failed, stale, behind, late] =
+        [&served.reads, &served.failed, &served.stale, &served.behind_micros, &served.late_micros]
             .map(|count| count.load(Ordering::Relaxed));
     println!(
         "P15 cluster: {how}, {rounds} times under near entries: {given_up} given up, {kept} of the other nodes kept; {reads} \
-         reads of theirs, {failed} failed, {stale} stale 100 ms after a write, the oldest {:.1} ms; the new value seen after \
+         reads of theirs, {failed} failed, {stale} stale 100 ms after a write, the oldest {:.1} ms (a timer was {:.1} ms late); the new value seen after \
          {:.0} ms at most",
         behind as f64 / 1000.0,
+        late as f64 / 1000.0,
         ms(longest)
     );
-    assert_eq!(stale, 0);
-    assert!(given_up > 0 && reads > rounds, "{given_up} given up, {reads} reads");
+    assert!(behind <= QUIET.as_micros() as u64 + late, "{behind} µs");
+    // All of the primary that went, each time: a third of the keys, or so.
+    let went = rounds * KEYS / 4;
+    assert!(given_up >= went && reads > went, "{given_up} given up, {reads} reads");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,6 +9,7 @@ use larder::{CacheClient, Direction, ErrorKind};
 use tokio::task::JoinSet;
 
 use crate::bad_servers::handshake;
+use crate::common::ends;
 use crate::common::place::plain;
 use crate::{Place, alone, full, ms, quantile, until};
 
@@ -69,10 +70,13 @@ async fn connected(url: &str) -> Vec<(Duration, CacheClient)> {
     let clients = clients(|builder| waits_for(builder, url));
     for (_, client) in &clients {
         // A short deadline may be over before the first connection stands.
-        while client.ping().await.is_err() {}
+        ends("connecting", async { while client.ping().await.is_err() {} }).await;
         // To each node of a cluster.
         let keys = (0..KEYS).map(|key| format!("key:{key}"));
-        while is_cluster(url) && client.get_many(keys.clone()).await.is_err() {}
+        let all = async { while client.get_many(keys.clone()).await.is_err() {} };
+        if is_cluster(url) {
+            ends("connecting to all nodes", all).await;
+        }
     }
     clients
 }

@@ -32,6 +32,14 @@ const REFUSALS: [[Option<&str>; 3]; 14] = [
     [Some(UNKNOWN), Some(NAMELESS), Some("+OK\r\n")],
 ];
 
+/// The same for who has a password and no name.
+const NAMELESS_REFUSALS: [[Option<&str>; 3]; 3] = [
+    [Some("-WRONGPASS invalid username-password pair or user is disabled.\r\n"), None, None],
+    [Some(UNKNOWN), None, Some("-ERR invalid password\r\n")],
+    // A server, or a proxy, whose AUTH wants a name.
+    [Some(UNKNOWN), None, Some(NAMELESS)],
+];
+
 /// Says so, and notes what it is told besides by who was not let in under the name that was given.
 async fn refuses(
     identity: &Identity,
@@ -49,7 +57,12 @@ async fn refuses(
                 }
                 named
             }
-            (b"AUTH", _) => nameless,
+            (b"AUTH", _) => {
+                if named.is_none() && nameless == Some("+OK\r\n") {
+                    let_in.lock().unwrap().insert(connection);
+                }
+                nameless
+            }
             // The driver names itself in the same breath.
             (b"CLIENT", _) => Some("-NOAUTH Authentication required.\r\n"),
             _ => {
@@ -69,7 +82,11 @@ async fn refuses(
 }
 
 fn client(port: u16, tls: &Tls) -> CacheClient {
-    let url = format!("rediss://user:canary@127.0.0.1:{port}");
+    client_of("user", port, tls)
+}
+
+fn client_of(user: &str, port: u16, tls: &Tls) -> CacheClient {
+    let url = format!("rediss://{user}:canary@127.0.0.1:{port}");
     let settings = CacheClient::builder().url(url).tls(tls.clone()).connections(1);
     settings.deadline(Duration::from_secs(2)).build().unwrap()
 }
@@ -84,9 +101,17 @@ async fn who_is_not_let_in_sends_nothing_as_nobody_or_as_somebody_else() {
     assert_eq!(value.as_deref(), Some("value"));
     assert!(stray.lock().unwrap().is_empty() && front.has_heard("canary"));
 
-    let tried = REFUSALS.map(async |refusal| {
+    // So is who has a password alone.
+    let (front, stray) = refuses(&ours.good(), [Some(UNKNOWN), None, Some("+OK\r\n")]).await;
+    let value = client_of("", front.port, &tls).get_value("key").await.unwrap();
+    assert_eq!(value.as_deref(), Some("value"));
+    assert!(stray.lock().unwrap().is_empty() && front.has_heard("canary"));
+
+    let named = REFUSALS.map(|refusal| ("user", refusal));
+    let nameless = NAMELESS_REFUSALS.map(|refusal| ("", refusal));
+    let tried = named.into_iter().chain(nameless).map(async |(user, refusal)| {
         let (front, stray) = refuses(&ours.good(), refusal).await;
-        let cache = client(front.port, &tls);
+        let cache = client_of(user, front.port, &tls);
         let calls = [
             cache.get_value("key").await.map(|_| ()),
             cache.incr_by("n", 1).await.map(|_| ()),
@@ -101,10 +126,11 @@ async fn who_is_not_let_in_sends_nothing_as_nobody_or_as_somebody_else() {
         assert!(stray.is_empty(), "{refusal:?}: {stray:?}");
         stray.len()
     });
-    let stray: usize = futures_util::future::join_all(tried).await.into_iter().sum();
+    let strays = futures_util::future::join_all(tried).await;
     println!(
-        "P28: {} logins refused over TLS, commands of who was not let in {stray}",
-        REFUSALS.len()
+        "P28: {} logins refused over TLS, commands of who was not let in {}",
+        strays.len(),
+        strays.iter().sum::<usize>()
     );
 }
 

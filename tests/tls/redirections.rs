@@ -95,8 +95,10 @@ async fn a_node_that_is_sent_on_to_is_told_nothing_without_tls() {
         let error = cache.incr_by("n", 1).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Unavailable), "{error}");
         assert_ne!(error.outcome(), Outcome::Unknown, "{error}");
+        assert!(first.has_heard("INCRBY"), "{code}: nobody was sent on");
         cache.close().await;
-        super::heard_handshakes_alone(&heard.await.unwrap());
+        let heard = tokio::time::timeout(Duration::from_secs(30), heard).await;
+        super::heard_handshakes_alone(&heard.expect("nobody came").unwrap());
     });
     let tried = futures_util::future::join_all(tried).await.len();
     println!("P28: clusters, {tried} redirections to who speaks no TLS, credentials sent 0");

@@ -155,12 +155,15 @@ async fn open_tcp(
     shake_hands(target, protocol, told, stream).await
 }
 
-/// Says once more who we are, by name. Where a server's AUTH knows no names, the driver leaves ours out and lets it be whom
-/// the password alone belongs to, and takes a second refusal for a success.
+/// Says once more who we are. Where a server's AUTH takes other arguments than ours, the driver leaves out the name and lets us
+/// be whom the password alone belongs to, and takes a second refusal for a success.
 async fn log_in(dialled: &mut Dialled, login: &Cmd) -> Result<()> {
     match exchange(dialled, login).await {
         Ok(Value::Okay) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+        // Nobody answered, or nothing that can be read.
+        Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Protocol) => {
+            Err(error)
+        }
         Ok(_) | Err(_) => Err(failure::auth().with_outcome(Outcome::NotSent)),
     }
 }
@@ -253,9 +256,7 @@ where
                 track::switch_on(tracking, &mut connection, &mut driver).await?;
             }
             let mut dialled = Dialled { connection, driver, pulse, tracker, found: None };
-            if let (ProtocolVersion::RESP2, Some(username), Some(password)) =
-                (protocol, username, password)
-            {
+            if let (ProtocolVersion::RESP2, Some(password)) = (protocol, password) {
                 let login = redis::cmd("AUTH").arg(username).arg(password.expose_secret()).take();
                 log_in(&mut dialled, &login).await?;
             }
