@@ -179,10 +179,12 @@ impl RedisCluster {
         let nodes: Vec<_> = self.nodes.iter().filter(|node| node.runs()).collect();
         until("the nodes tell of a port", async || {
             for node in &nodes {
+                let info = node.command(&["CLUSTER", "INFO"]).await.text().unwrap_or_default();
                 let slots = node.command(&["CLUSTER", "SLOTS"]).await;
                 let tells = slots.items().iter().flat_map(|range| range.items().iter().skip(2));
                 let mut ports = tells.filter_map(|node| node.items().get(1)?.int());
-                if !ports.any(|told| told == i64::from(port)) {
+                let tells = ports.any(|told| told == i64::from(port));
+                if !tells || field_of(&info, "cluster_state") != Some("ok") {
                     return false;
                 }
             }

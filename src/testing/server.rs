@@ -192,7 +192,7 @@ impl RedisServerBuilder {
         loop {
             server.port = free_port();
             // The usual one, 10,000 above, may be taken; older servers know no other.
-            server.bus_port = if has_cluster_port() { free_port() } else { server.port + 10_000 };
+            server.bus_port = if is_redis_7() { free_port() } else { server.port + 10_000 };
             if server.config.tls.is_some() {
                 server.tls_port = free_port();
             }
@@ -367,10 +367,15 @@ impl RedisServer {
 
     /// Tells clients of another port than its own, now and when it is started again.
     pub(super) async fn announce(&mut self, port: u16) {
+        self.announced = Some(port);
+        if !is_redis_7() {
+            // It tells the other nodes at once, and its clients after a start.
+            self.restart().await;
+            return;
+        }
         let args = ["CONFIG", "SET", "cluster-announce-port", &port.to_string()];
         let reply = self.command(&args).await;
         assert!(!reply.is_error(), "the port could not be announced: {reply}");
-        self.announced = Some(port);
     }
 
     /// Whether the process runs.
@@ -415,7 +420,7 @@ impl RedisServer {
         }
         if self.config.cluster {
             command.args(["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"]);
-            if has_cluster_port() {
+            if is_redis_7() {
                 command.args(["--cluster-port", &self.bus_port.to_string()]);
             }
             if let Some(port) = self.announced {
@@ -577,8 +582,9 @@ fn binary() -> OsString {
     std::env::var_os("LARDER_REDIS_SERVER").unwrap_or("redis-server".into())
 }
 
-/// Whether the port on which the nodes of a cluster speak to each other can be chosen: since Redis 7.0.
-fn has_cluster_port() -> bool {
+/// Whether it is Redis 7 or later, or Valkey: the port on which the nodes of a cluster speak to each other can be chosen there, and
+/// the one that clients are told of can be changed while it runs.
+fn is_redis_7() -> bool {
     static HAS: LazyLock<bool> = LazyLock::new(|| {
         let said = Command::new(binary()).arg("--version").output();
         let said = said.map(|said| String::from_utf8_lossy(&said.stdout).into_owned());
