@@ -31,13 +31,8 @@ impl<'a> Watched<'a> {
         Self { place, values: versions(cache), keys: place.numbers("v:", EACH), kept: 0 }
     }
 
-    /// Writes as another program does. A server that was just started may refuse for a while.
     async fn write(&self, at: usize, value: u64) {
-        let mut direct = self.place.nodes()[at].connect().await;
-        for key in &self.keys[at] {
-            let args = ["SET".to_owned(), format!("v:{key}"), value.to_string()];
-            until("it is written", async || !direct.command(&args).await.unwrap().is_error()).await;
-        }
+        write(self.place, at, &self.keys[at], value).await;
     }
 
     /// Writes everything, and reads until it is near.
@@ -65,6 +60,15 @@ impl<'a> Watched<'a> {
     /// How many entries were to be kept in so many rounds.
     fn others(&self, rounds: u64) -> u64 {
         rounds * ((self.keys.len() - 1) * EACH) as u64
+    }
+}
+
+/// Writes as another program does. A server that was just started may refuse for a while.
+async fn write(place: &Place, at: usize, keys: &[u64], value: u64) {
+    let mut direct = place.nodes()[at].connect().await;
+    for key in keys {
+        let args = ["SET".to_owned(), format!("v:{key}"), value.to_string()];
+        until("it is written", async || !direct.command(&args).await.unwrap().is_error()).await;
     }
 }
 
@@ -186,17 +190,18 @@ async fn acknowledgements_are_withheld(place: Place) {
     let patient = CacheClient::builder().url(place.url()).deadline(Duration::from_secs(20));
     // One to each server: the first read of it does not have to dial.
     let cache = patient.connections(1).build().unwrap();
-    let watched = Watched::new(&place, &cache);
     let plain = cache.namespace::<u64, u64>("v").build().unwrap();
-    for at in 0..place.nodes().len() {
-        watched.write(at, 1).await;
+    for (at, keys) in place.numbers("v:", EACH).iter().enumerate() {
+        write(&place, at, keys, 1).await;
         // The connections for data are there before the answers are late.
-        plain.get(&watched.keys[at][0]).await.unwrap();
+        plain.get(&keys[0]).await.unwrap();
     }
     for proxy in place.proxies() {
         proxy.log_commands(true);
         proxy.to_client().delay(WITHHELD..WITHHELD + Duration::from_millis(1));
     }
+    // With it the connections that track are made: their greeting is late as well.
+    let watched = Watched::new(&place, &cache);
     // Of every read: of which server, when it was over, and whether it was near.
     let reads = Mutex::new(Vec::new());
     for _ in 0..2 {
@@ -209,7 +214,7 @@ async fn acknowledgements_are_withheld(place: Place) {
         });
         join_all(all).await;
     }
-    let (mut kept, mut before, mut fewest) = (0, 0, EACH);
+    let (mut kept, mut before) = (0, 0);
     for (at, proxy) in place.proxies().iter().enumerate() {
         proxy.to_client().delay(None);
         let tracks = |sent: &SentCommand| sent.args.get(1).is_some_and(|arg| arg == "TRACKING");
@@ -218,7 +223,6 @@ async fn acknowledgements_are_withheld(place: Place) {
         let reads = reads.lock().unwrap();
         let early = reads.iter().filter(|(of, over, _)| *of == at && *over < asked + WITHHELD);
         before += early.clone().count();
-        fewest = fewest.min(early.clone().count());
         kept += early.filter(|(_, _, near)| *near).count();
     }
     for (at, keys) in watched.keys.iter().enumerate() {
@@ -236,8 +240,8 @@ async fn acknowledgements_are_withheld(place: Place) {
         place.name()
     );
     assert_eq!(kept, 0);
-    // On a machine that is held up some answers may come after the acknowledgement.
-    assert!(fewest > 0, "a server acknowledged before anything was read");
+    // A machine that is held up may be too late for some of a cluster's.
+    assert!(before >= EACH, "{before} reads before the acknowledgements");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
