@@ -44,11 +44,11 @@ mod through;
 mod world;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::methods::methods;
-use common::{alone, full, resident, until};
+use common::{full, resident, until};
 use tokio::task::JoinSet;
 
 use self::faults::Faults;
@@ -177,8 +177,21 @@ fn seed() -> u64 {
     seed.unwrap_or_else(|| fastrand::u64(..))
 }
 
-async fn soak(topology: Topology, length: Duration) {
-    let _turn = alone().await;
+/// One test at a time, and its runtime with it: what the whole process has open is counted.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed says so itself.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn soak(topology: Topology, length: Duration) {
+    let _turn = turn();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(soaked(topology, length));
+}
+
+async fn soaked(topology: Topology, length: Duration) {
     let seed = seed();
     println!("soak {topology:?}: LARDER_SEED={seed}");
     let before = Open::now();
@@ -240,28 +253,29 @@ fn length(some: u64, whole: u64) -> Duration {
     Duration::from_secs(if full() { whole } else { some })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_one_server_nothing_breaks_and_nothing_grows() {
-    soak(Topology::One, length(15, 600)).await;
+#[test]
+fn on_one_server_nothing_breaks_and_nothing_grows() {
+    soak(Topology::One, length(15, 600));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_tls_nothing_breaks_and_nothing_grows() {
-    soak(Topology::Tls, length(10, 180)).await;
+#[test]
+fn over_tls_nothing_breaks_and_nothing_grows() {
+    soak(Topology::Tls, length(10, 180));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_cluster_nothing_breaks_and_nothing_grows() {
-    soak(Topology::Cluster, length(15, 600)).await;
+#[test]
+fn on_a_cluster_nothing_breaks_and_nothing_grows() {
+    soak(Topology::Cluster, length(15, 600));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn behind_sentinels_nothing_breaks_and_nothing_grows() {
-    soak(Topology::Sentinels, length(12, 180)).await;
+#[test]
+fn behind_sentinels_nothing_breaks_and_nothing_grows() {
+    soak(Topology::Sentinels, length(12, 180));
 }
 
 #[test]
 fn every_method_is_soaked() {
+    let _turn = turn();
     let done: BTreeSet<String> = tally::OPERATIONS.iter().map(|one| (*one).to_owned()).collect();
     let missing: Vec<_> = methods().difference(&done).cloned().collect();
     assert!(missing.is_empty(), "do these as well: {missing:?}");
