@@ -173,8 +173,9 @@ impl Work {
 }
 
 fn seed() -> u64 {
-    let seed = std::env::var("LARDER_SEED").ok().and_then(|seed| seed.parse().ok());
-    seed.unwrap_or_else(|| fastrand::u64(..))
+    let Some(seed) = std::env::var_os("LARDER_SEED") else { return fastrand::u64(..) };
+    let number = seed.to_str().and_then(|seed| seed.parse().ok());
+    number.unwrap_or_else(|| panic!("LARDER_SEED is no number: {seed:?}"))
 }
 
 /// One test at a time, and its runtime with it: what the whole process has open is counted.
