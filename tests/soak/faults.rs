@@ -1,7 +1,7 @@
 //! The faults: drawn from a seed, one after the other, each counted when it was seen to happen.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::testing::{Cut, FaultProxy, RedisCluster, Resp};
 
@@ -174,9 +174,29 @@ impl Faults {
             let of_it = self.counts.iter_mut().find(|(one, _)| *one == fault);
             of_it.unwrap().1 += 1;
         }
-        // Until both clients work again, and some time more: what is near has to come back.
+        self.calm(world).await;
+    }
+
+    /// Until both clients work again, and some time more, in which no call may fail: what is near has to come back. How
+    /// slow the servers are by themselves is asked without larder.
+    async fn calm(&mut self, world: &World) {
         world.settle().await;
-        self.wait(50..500).await;
+        // Once more: what works is not left to one lucky call.
+        world.settle().await;
+        let primaries = self.place.primaries().await;
+        let length = Duration::from_millis(self.random.u64(50..500));
+        world.calm_begins();
+        let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
+        while begun.elapsed() < length {
+            let primaries = primaries.iter().map(|at| &self.place.all()[*at]);
+            for server in primaries.chain(&self.place.others) {
+                let asked = Instant::now();
+                server.command(&["PING"]).await;
+                slowest = slowest.max(asked.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await; // paced
+        }
+        world.calm_ends(slowest);
     }
 
     /// What changes who serves, or begins a server anew. Whether it happened.

@@ -9,6 +9,7 @@
 //! | no answer to another call, no value that nobody wrote, nothing torn | always | always |
 //! | a write that was refused was not applied, and none is applied twice | always | always |
 //! | a call ends 50 ms after its deadline, and as late as the machine is then, one in 100 at most (`lateness.rs`) | always | always |
+//! | no call fails between two faults, once each server answered again, but where the machine is busy then | always | always |
 //! | what was acknowledged is there; answers follow from those before | always | but for what a failover may have lost |
 //! | no read is older than an own write, or for four seconds older than another's | always | but for what a failover may have lost |
 //! | no lock has too many holders, no fencing token falls back | always | but for what a failover may have lost |
