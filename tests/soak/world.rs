@@ -47,32 +47,36 @@ struct Calm {
     failed: Vec<String>,
 }
 
-/// Faults over which something cannot be promised: how many began and ended. Odd while there is one.
+/// Faults over which something cannot be promised, one at a time: whether there is one, and how many ended.
 #[derive(Debug, Default)]
-pub(crate) struct Upheaval(AtomicU64);
+pub(crate) struct Upheaval {
+    is_on: AtomicBool,
+    ended: AtomicU64,
+}
 
 impl Upheaval {
     pub(crate) fn begin(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.is_on.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn end(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        self.is_on.store(false, Ordering::SeqCst);
     }
 
-    /// It was none: what was marked before it stands.
+    /// It was none: what was marked before it or meanwhile stands.
     pub(crate) fn was_none(&self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.is_on.store(false, Ordering::SeqCst);
     }
 
     /// A mark to ask from.
     pub(crate) fn now(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.ended.load(Ordering::SeqCst)
     }
 
-    /// Whether there was one since the mark, or when it was set.
+    /// Whether there is one, or one ended since the mark.
     pub(crate) fn since(&self, mark: u64) -> bool {
-        mark % 2 == 1 || self.now() != mark
+        self.is_on.load(Ordering::SeqCst) || self.now() != mark
     }
 }
 
