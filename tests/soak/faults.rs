@@ -317,11 +317,15 @@ impl Faults {
             TrackingKilled => {
                 let victim = self.victim().await;
                 let server = &self.place.all()[victim];
-                let mut killed = false;
-                for id in tracking(server).await {
-                    killed |= server.command(&["CLIENT", "KILL", "ID", &id]).await.int() == Some(1);
-                }
-                return killed;
+                until("a tracking connection is killed", async || {
+                    let mut killed = false;
+                    for id in tracking(server).await {
+                        let kill = server.command(&["CLIENT", "KILL", "ID", &id]).await;
+                        killed |= kill.int() == Some(1);
+                    }
+                    killed
+                })
+                .await;
             }
             Stopped => {
                 // Any of them, replicas too.
