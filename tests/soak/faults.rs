@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use larder::testing::{Cut, FaultProxy, RedisCluster, Resp};
+use larder::testing::{Cut, FaultProxy, RedisCluster, RedisServer, Resp};
 
 use self::Fault::*;
 use crate::common::tracking;
@@ -360,11 +360,13 @@ impl Faults {
             OutOfMemory => {
                 let victim = self.victim().await;
                 let server = &self.place.all()[victim];
-                let full = server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+                let before = refused_for_memory(server).await;
+                server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+                let refuses = async || refused_for_memory(server).await > before;
+                until("a command is refused", refuses).await;
                 self.wait(50..300).await;
                 let server = &self.place.all()[victim];
                 server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-                return !full.is_error();
             }
             OtherStopped => {
                 let other = self.random.usize(..self.place.others.len());
@@ -405,17 +407,22 @@ impl Faults {
                 until("a connection is cut on its way", async || proxy.cuts() > before).await;
             }
             Delayed => {
+                let carried = proxy.to_client().bytes();
                 for link in [proxy.to_client(), proxy.to_server()] {
                     link.delay(Duration::ZERO..Duration::from_millis(most));
                 }
+                until("something comes late", async || proxy.to_client().bytes() > carried).await;
                 self.wait(100..600).await;
                 for link in [self.place.proxy().to_client(), self.place.proxy().to_server()] {
                     link.delay(None);
                 }
             }
             Sliced => {
+                let carried = proxy.to_client().bytes();
                 proxy.to_client().slice(7);
                 proxy.to_server().slice(11);
+                until("something comes in pieces", async || proxy.to_client().bytes() > carried)
+                    .await;
                 self.wait(50..300).await;
                 for link in [self.place.proxy().to_client(), self.place.proxy().to_server()] {
                     link.slice(None);
@@ -425,6 +432,8 @@ impl Faults {
             _ => {
                 proxy.refuse(true);
                 proxy.cut(cut);
+                let accepts = proxy.accepts();
+                until("a connection is refused", async || proxy.accepts() > accepts).await;
                 self.wait(50..700).await;
                 self.place.proxy().refuse(false);
             }
@@ -465,6 +474,13 @@ impl Faults {
         }
         through
     }
+}
+
+/// How often a server refused a command since its memory was full.
+async fn refused_for_memory(server: &RedisServer) -> u64 {
+    let stats = server.command(&["INFO", "errorstats"]).await.text().unwrap_or_default();
+    let count = stats.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
+    count.map_or(0, |count| count.parse().unwrap())
 }
 
 impl fmt::Display for Faults {
