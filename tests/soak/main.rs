@@ -20,12 +20,12 @@
 //! | memory stays flat; tasks and files are as after the warm-up while the clients live, and as before it at the end | always | always |
 //!
 //! Replication does not wait, so a replica that takes over from a primary that was killed or stopped, or by `SENTINEL FAILOVER`,
-//! may not have what was acknowledged last. It is counted, and excused for what was acknowledged before or during such a
-//! failover and not confirmed since. A failover that a cluster's replica is asked for (`CLUSTER FAILOVER`) loses nothing and
-//! excuses nothing, nor does a slot that moves. A node that is away for a moment may be taken for dead on a busy machine: what is
-//! acknowledged is judged again once it is seen that nobody took its place. Keys of a slot that moves are given their remaining time anew when they arrive, and
-//! what comes after a delete in a pipeline may run before it (`docs/configuration.md`). A server that starts again, or another one,
-//! goes through its keys in another order: the rest of a scan is another one's.
+//! may not have what was acknowledged last. It is counted, and excused for what was acknowledged before or during such a failover
+//! and not confirmed since. A failover that a cluster's replica is asked for (`CLUSTER FAILOVER`) loses nothing and excuses
+//! nothing, nor does a slot that moves. A node that is away for a moment may be taken for dead on a busy machine: what is
+//! acknowledged is judged again once it is seen that nobody took its place. Keys of a slot that moves are given their remaining
+//! time anew when they arrive, and what comes after a delete in a pipeline may run before it (`docs/configuration.md`). A server
+//! that starts again, or another one, goes through its keys in another order: the rest of a scan is another one's.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -178,6 +178,9 @@ impl World {
         let busy = slowest > SLOW;
         self.tally.was_calm(calm.calls, busy);
         for failed in calm.failed {
+            if busy {
+                println!("soak: not judged, since a ping took {slowest:?}: {failed}");
+            }
             let seen = format_args!("{failed}; a ping took {slowest:?} at most");
             self.tally.broke(Promise::Failed, busy, seen);
         }
