@@ -54,20 +54,27 @@ impl Lateness {
         Self { ticks, timers }
     }
 
-    /// The latest that a timer was which ended since a moment, or the longest that a thread waited since then.
-    pub(crate) fn since(&self, begun: Instant) -> Duration {
+    /// The latest that a timer was which ended since a moment.
+    pub(crate) fn of_timers(&self, begun: Instant) -> Duration {
         let ticks = self.ticks.lock().unwrap();
         let seen = ticks.iter().filter(|tick| tick.at >= begun).map(|tick| tick.at - tick.due);
+        seen.max().unwrap_or_default()
+    }
+
+    /// That, or the longest that a thread waited since then.
+    pub(crate) fn since(&self, begun: Instant) -> Duration {
+        let late = self.of_timers(begun);
+        let ticks = self.ticks.lock().unwrap();
         let before = ticks.iter().rev().filter(|tick| tick.at < begun);
         let before = before.filter_map(|tick| tick.waited.as_ref()).next();
         let waited = before.map(|before| (before, waited()));
-        let held_up = waited.into_iter().flat_map(|(before, now)| {
+        let held_up = waited.and_then(|(before, now)| {
             let of_one = |(thread, waited): (&u64, &Duration)| {
                 waited.saturating_sub(before.get(thread).copied().unwrap_or_default())
             };
             now.iter().map(of_one).max()
         });
-        seen.chain(held_up).max().unwrap_or_default()
+        late.max(held_up.unwrap_or_default())
     }
 
     pub(crate) async fn stop(mut self) {
