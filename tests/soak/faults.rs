@@ -1,9 +1,9 @@
 //! The faults: drawn from a seed, one after the other, each counted when it was seen to happen.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use larder::testing::{Cut, FaultProxy, RedisCluster, Resp};
+use larder::testing::{Cut, FaultProxy, RedisCluster, RedisServer, Resp};
 
 use self::Fault::*;
 use crate::common::tracking;
@@ -174,9 +174,29 @@ impl Faults {
             let of_it = self.counts.iter_mut().find(|(one, _)| *one == fault);
             of_it.unwrap().1 += 1;
         }
-        // Until both clients work again, and some time more: what is near has to come back.
+        self.calm(world).await;
+    }
+
+    /// Until both clients work again, and some time more, in which no call may fail: what is near has to come back. How
+    /// slow the servers are by themselves is asked without larder.
+    async fn calm(&mut self, world: &World) {
         world.settle().await;
-        self.wait(50..500).await;
+        // Once more: what works is not left to one lucky call.
+        world.settle().await;
+        let primaries = self.place.primaries().await;
+        let length = Duration::from_millis(self.random.u64(50..500));
+        world.calm_begins();
+        let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
+        while begun.elapsed() < length {
+            let primaries = primaries.iter().map(|at| &self.place.all()[*at]);
+            for server in primaries.chain(&self.place.others) {
+                let asked = Instant::now();
+                server.command(&["PING"]).await;
+                slowest = slowest.max(asked.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await; // paced
+        }
+        world.calm_ends(slowest);
     }
 
     /// What changes who serves, or begins a server anew. Whether it happened.
@@ -297,11 +317,15 @@ impl Faults {
             TrackingKilled => {
                 let victim = self.victim().await;
                 let server = &self.place.all()[victim];
-                let mut killed = false;
-                for id in tracking(server).await {
-                    killed |= server.command(&["CLIENT", "KILL", "ID", &id]).await.int() == Some(1);
-                }
-                return killed;
+                until("a tracking connection is killed", async || {
+                    let mut killed = false;
+                    for id in tracking(server).await {
+                        let kill = server.command(&["CLIENT", "KILL", "ID", &id]).await;
+                        killed |= kill.int() == Some(1);
+                    }
+                    killed
+                })
+                .await;
             }
             Stopped => {
                 // Any of them, replicas too.
@@ -336,11 +360,13 @@ impl Faults {
             OutOfMemory => {
                 let victim = self.victim().await;
                 let server = &self.place.all()[victim];
-                let full = server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+                let before = refused_for_memory(server).await;
+                server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+                let refuses = async || refused_for_memory(server).await > before;
+                until("a command is refused", refuses).await;
                 self.wait(50..300).await;
                 let server = &self.place.all()[victim];
                 server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-                return !full.is_error();
             }
             OtherStopped => {
                 let other = self.random.usize(..self.place.others.len());
@@ -381,17 +407,22 @@ impl Faults {
                 until("a connection is cut on its way", async || proxy.cuts() > before).await;
             }
             Delayed => {
+                let carried = proxy.to_client().bytes();
                 for link in [proxy.to_client(), proxy.to_server()] {
                     link.delay(Duration::ZERO..Duration::from_millis(most));
                 }
+                until("something comes late", async || proxy.to_client().bytes() > carried).await;
                 self.wait(100..600).await;
                 for link in [self.place.proxy().to_client(), self.place.proxy().to_server()] {
                     link.delay(None);
                 }
             }
             Sliced => {
+                let carried = proxy.to_client().bytes();
                 proxy.to_client().slice(7);
                 proxy.to_server().slice(11);
+                until("something comes in pieces", async || proxy.to_client().bytes() > carried)
+                    .await;
                 self.wait(50..300).await;
                 for link in [self.place.proxy().to_client(), self.place.proxy().to_server()] {
                     link.slice(None);
@@ -401,6 +432,8 @@ impl Faults {
             _ => {
                 proxy.refuse(true);
                 proxy.cut(cut);
+                let accepts = proxy.accepts();
+                until("a connection is refused", async || proxy.accepts() > accepts).await;
                 self.wait(50..700).await;
                 self.place.proxy().refuse(false);
             }
@@ -441,6 +474,13 @@ impl Faults {
         }
         through
     }
+}
+
+/// How often a server refused a command since its memory was full.
+async fn refused_for_memory(server: &RedisServer) -> u64 {
+    let stats = server.command(&["INFO", "errorstats"]).await.text().unwrap_or_default();
+    let count = stats.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
+    count.map_or(0, |count| count.parse().unwrap())
 }
 
 impl fmt::Display for Faults {

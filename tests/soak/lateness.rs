@@ -1,7 +1,7 @@
 //! How late this machine is: timers that have nothing to do, beside the calls that are measured, and for how long the kernel
-//! let the threads of this process wait for a processor. A thread that has to wait in the middle of a call holds up no timer.
+//! let a thread of this process wait for a processor. A thread that has to wait in the middle of a call holds up no timer.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,15 @@ const TIMERS: usize = 6;
 /// For longer than any call takes.
 const KEPT: Duration = Duration::from_secs(20);
 
+/// For how long each thread of this process was ready to run and did not, by its number.
+type Waited = HashMap<u64, Duration>;
+
 /// A timer that ended.
 struct Tick {
     due: Instant,
     at: Instant,
-    // All of it until then, of all threads: one of the timers looks.
-    waited: Option<Duration>,
+    // One of the timers looks.
+    waited: Option<Waited>,
 }
 
 pub(crate) struct Lateness {
@@ -51,13 +54,27 @@ impl Lateness {
         Self { ticks, timers }
     }
 
-    /// The latest that a timer was which ended since a moment, and how long threads waited since then.
-    pub(crate) fn since(&self, begun: Instant) -> Duration {
+    /// The latest that a timer was which ended since a moment.
+    pub(crate) fn of_timers(&self, begun: Instant) -> Duration {
         let ticks = self.ticks.lock().unwrap();
         let seen = ticks.iter().filter(|tick| tick.at >= begun).map(|tick| tick.at - tick.due);
-        let before = ticks.iter().rev().filter(|tick| tick.at < begun).find_map(|tick| tick.waited);
-        let held_up = before.map(|before| waited().saturating_sub(before));
-        seen.max().unwrap_or_default() + held_up.unwrap_or_default()
+        seen.max().unwrap_or_default()
+    }
+
+    /// That, or the longest that a thread waited since then.
+    pub(crate) fn since(&self, begun: Instant) -> Duration {
+        let late = self.of_timers(begun);
+        let ticks = self.ticks.lock().unwrap();
+        let before = ticks.iter().rev().filter(|tick| tick.at < begun);
+        let before = before.filter_map(|tick| tick.waited.as_ref()).next();
+        let waited = before.map(|before| (before, waited()));
+        let held_up = waited.and_then(|(before, now)| {
+            let of_one = |(thread, waited): (&u64, &Duration)| {
+                waited.saturating_sub(before.get(thread).copied().unwrap_or_default())
+            };
+            now.iter().map(of_one).max()
+        });
+        late.max(held_up.unwrap_or_default())
     }
 
     pub(crate) async fn stop(mut self) {
@@ -65,13 +82,14 @@ impl Lateness {
     }
 }
 
-/// For how long the threads of this process were ready to run and did not.
-fn waited() -> Duration {
+fn waited() -> Waited {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let of_one = |thread: std::fs::DirEntry| {
+        let number = thread.file_name().to_str()?.parse().ok()?;
         let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
         // On a processor, then waiting for one, in nanoseconds.
-        times.split(' ').nth(1)?.parse::<u64>().ok()
+        let waited = times.split(' ').nth(1)?.parse().ok()?;
+        Some((number, Duration::from_nanos(waited)))
     };
-    Duration::from_nanos(threads.filter_map(of_one).sum())
+    threads.filter_map(of_one).collect()
 }

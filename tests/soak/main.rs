@@ -8,7 +8,8 @@
 //! |---|---|---|
 //! | no answer to another call, no value that nobody wrote, nothing torn | always | always |
 //! | a write that was refused was not applied, and none is applied twice | always | always |
-//! | a call ends 50 ms after its deadline, and as late as the machine is then (`lateness.rs`) | always | always |
+//! | a call ends 50 ms after its deadline, and as late as the machine is then, one in 100 at most (`lateness.rs`) | always | always |
+//! | no call fails between two faults, once each server answered again, but where the machine is busy then | always | always |
 //! | what was acknowledged is there; answers follow from those before | always | but for what a failover may have lost |
 //! | no read is older than an own write, or for four seconds older than another's | always | but for what a failover may have lost |
 //! | no lock has too many holders, no fencing token falls back | always | but for what a failover may have lost |
@@ -19,12 +20,12 @@
 //! | memory stays flat; tasks and files are as after the warm-up while the clients live, and as before it at the end | always | always |
 //!
 //! Replication does not wait, so a replica that takes over from a primary that was killed or stopped, or by `SENTINEL FAILOVER`,
-//! may not have what was acknowledged last. It is counted, and excused for what was acknowledged before or during such a
-//! failover and not confirmed since. A failover that a cluster's replica is asked for (`CLUSTER FAILOVER`) loses nothing and
-//! excuses nothing, nor does a slot that moves. A node that is away for a moment excuses what is acknowledged meanwhile, since a
-//! busy machine may take that for its death. Keys of a slot that moves are given their remaining time anew when they arrive, and
-//! what comes after a delete in a pipeline may run before it (`docs/configuration.md`). A server that starts again, or another one,
-//! goes through its keys in another order: the rest of a scan is another one's.
+//! may not have what was acknowledged last. It is counted, and excused for what was acknowledged before or during such a failover
+//! and not confirmed since. A failover that a cluster's replica is asked for (`CLUSTER FAILOVER`) loses nothing and excuses
+//! nothing, nor does a slot that moves. A node that is away for a moment may be taken for dead on a busy machine: what is
+//! acknowledged is judged again once it is seen that nobody took its place. Keys of a slot that moves are given their remaining
+//! time anew when they arrive, and what comes after a delete in a pipeline may run before it (`docs/configuration.md`). A server
+//! that starts again, or another one, goes through its keys in another order: the rest of a scan is another one's.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -44,11 +45,11 @@ mod through;
 mod world;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::methods::methods;
-use common::{alone, full, resident, until};
+use common::{full, resident, until};
 use tokio::task::JoinSet;
 
 use self::faults::Faults;
@@ -173,12 +174,26 @@ impl Work {
 }
 
 fn seed() -> u64 {
-    let seed = std::env::var("LARDER_SEED").ok().and_then(|seed| seed.parse().ok());
-    seed.unwrap_or_else(|| fastrand::u64(..))
+    let Some(seed) = std::env::var_os("LARDER_SEED") else { return fastrand::u64(..) };
+    let number = seed.to_str().and_then(|seed| seed.parse().ok());
+    number.unwrap_or_else(|| panic!("LARDER_SEED is no number: {seed:?}"))
 }
 
-async fn soak(topology: Topology, length: Duration) {
-    let _turn = alone().await;
+/// One test at a time, and its runtime with it: what the whole process has open is counted.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed says so itself.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn soak(topology: Topology, length: Duration) {
+    let _turn = turn();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(soaked(topology, length));
+}
+
+async fn soaked(topology: Topology, length: Duration) {
     let seed = seed();
     println!("soak {topology:?}: LARDER_SEED={seed}");
     let before = Open::now();
@@ -223,9 +238,16 @@ async fn soak(topology: Topology, length: Duration) {
 
     drop(world);
     work.over().await;
-    let quiet = Open::settled().await;
-    println!("soak {topology:?}: after the warm-up {warm:?}, now that all is quiet {quiet:?}");
-    assert!(quiet.is_within(warm), "more is open than after the warm-up: {quiet:?}, {warm:?}");
+    let mut quiet = Open::settled().await;
+    until("no more is open than after the warm-up", async || {
+        println!("soak {topology:?}: after the warm-up {warm:?}, now that all is quiet {quiet:?}");
+        // Of a node that served slots on their way a cluster's client lets go after ten seconds.
+        quiet.is_within(warm) || {
+            quiet = Open::settled().await;
+            false
+        }
+    })
+    .await;
 
     for client in clients.iter().chain(others.iter().flatten()) {
         client.close().await;
@@ -240,28 +262,29 @@ fn length(some: u64, whole: u64) -> Duration {
     Duration::from_secs(if full() { whole } else { some })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_one_server_nothing_breaks_and_nothing_grows() {
-    soak(Topology::One, length(15, 600)).await;
+#[test]
+fn on_one_server_nothing_breaks_and_nothing_grows() {
+    soak(Topology::One, length(15, 600));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_tls_nothing_breaks_and_nothing_grows() {
-    soak(Topology::Tls, length(10, 180)).await;
+#[test]
+fn over_tls_nothing_breaks_and_nothing_grows() {
+    soak(Topology::Tls, length(10, 180));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_cluster_nothing_breaks_and_nothing_grows() {
-    soak(Topology::Cluster, length(15, 600)).await;
+#[test]
+fn on_a_cluster_nothing_breaks_and_nothing_grows() {
+    soak(Topology::Cluster, length(15, 600));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn behind_sentinels_nothing_breaks_and_nothing_grows() {
-    soak(Topology::Sentinels, length(12, 180)).await;
+#[test]
+fn behind_sentinels_nothing_breaks_and_nothing_grows() {
+    soak(Topology::Sentinels, length(12, 180));
 }
 
 #[test]
 fn every_method_is_soaked() {
+    let _turn = turn();
     let done: BTreeSet<String> = tally::OPERATIONS.iter().map(|one| (*one).to_owned()).collect();
     let missing: Vec<_> = methods().difference(&done).cloned().collect();
     assert!(missing.is_empty(), "do these as well: {missing:?}");

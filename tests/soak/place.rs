@@ -196,10 +196,7 @@ impl Place {
                     let port = sentinel.command(&named).await.items()[1].text();
                     agree &= port == Some(group.servers[primary].port().to_string());
                 }
-                agree
-                    && group.servers[primary].info("role").await == "master"
-                    && replica.info("role").await == "slave"
-                    && replica.info("master_link_status").await == "up"
+                agree && serves(&group.servers[primary]).await && follows(replica).await
             })
             .await;
         }
@@ -207,9 +204,7 @@ impl Place {
             until("every replica follows", async || {
                 let mut follow = 0;
                 for node in cluster.nodes() {
-                    let is_up = node.info("role").await == "slave"
-                        && node.info("master_link_status").await == "up";
-                    follow += usize::from(is_up);
+                    follow += usize::from(follows(node).await);
                 }
                 follow == NODES / 2
             })
@@ -233,4 +228,20 @@ impl Place {
 async fn writes_at_once(server: &RedisServer) {
     let set = server.command(&["CONFIG", "SET", "appendfsync", "always"]).await;
     assert_eq!(set, Resp::Simple("OK".into()));
+}
+
+async fn serves(server: &RedisServer) -> bool {
+    role(server).await.items().first().and_then(Resp::text).as_deref() == Some("master")
+}
+
+/// Whether it is a replica whose primary it hears.
+async fn follows(server: &RedisServer) -> bool {
+    let role = role(server).await;
+    let word = |at: usize| role.items().get(at).and_then(Resp::text);
+    word(0).as_deref() == Some("slave") && word(3).as_deref() == Some("connected")
+}
+
+/// Nothing of one that hangs up, as a server does on everybody when its role changes.
+async fn role(server: &RedisServer) -> Resp {
+    server.connect().await.command(&["ROLE"]).await.unwrap_or(Resp::Nil)
 }

@@ -62,7 +62,10 @@ async fn clear(world: Arc<World>, worker: u64) {
         let (lost, changed) = (world.lost.now(), world.changed.now());
         let keys = random.u64(1..40);
         let wrong = |what: &str| {
-            // Where slots and servers change, a scan may leave something out.
+            world.broke_or_lost(Promise::Wrong, lost, format_args!("{name}: {what}"));
+        };
+        // Where slots and servers change, a scan may leave something out.
+        let left_out = |what: &str| {
             let excused = world.lost.since(lost) || world.changed.since(changed);
             world.tally.broke(Promise::Wrong, excused, format_args!("{name}: {what}"));
         };
@@ -71,14 +74,14 @@ async fn clear(world: Arc<World>, worker: u64) {
             world.call("namespace.set_many", own.set_many(pairs)).await?;
             let found = scan(&world, cache, &format!("{name}:")).await?;
             if found.len() as u64 != keys {
-                wrong("keys were left out");
+                left_out("keys were left out");
             }
             let deleted = world.call("batch_delete_keys", cache.batch_delete_keys(&found)).await?;
             if deleted != found.len() as u64 {
                 wrong("keys were gone");
             }
             if !scan(&world, cache, &format!("{name}:")).await?.is_empty() {
-                wrong("keys are left");
+                left_out("keys are left");
             }
             world.tally.did("namespaces cleared");
             Ok::<_, larder::Error>(())

@@ -90,7 +90,8 @@ async fn pipelines(world: Arc<World>, worker: u64) {
             ];
             let mut answers = replies[1..].iter().zip(&expected);
             if let Some(at) = answers.position(|(one, other)| one != other) {
-                // What comes after a delete may run before it, while its slot moves.
+                // A delete is of two keys of a slot, the lease's too: while the slot moves nobody runs it, and by the time
+                // that it is run in two steps the rest of the pipeline has been (docs/configuration.md).
                 let ran_before = at + 1 == expected.len() && world.moved.since(moved);
                 let excused = world.lost.since(mark) || ran_before;
                 let seen = format_args!("answer {at} of a pipeline is that of other calls");
@@ -111,32 +112,34 @@ async fn lifetimes(world: Arc<World>, worker: u64) {
         let key = format!("life:{worker}:{round}");
         let (long, short) = (LEFT, LEFT / 2);
         let (mark, moved) = (world.lost.now(), world.moved.now());
-        // A slot that moves gives its keys their remaining time anew.
-        let wrong = |what: &str| {
-            let excused = world.lost.since(mark) || world.moved.since(moved);
+        let broke = |excused: bool, what: &str| {
+            let excused = excused || world.lost.since(mark);
             world.tally.broke(Promise::Wrong, excused, format_args!("a time to live: {what}"));
         };
         let holds = |holds: bool, what: &str| {
             if !holds {
-                wrong(what);
+                broke(false, what);
             }
         };
         let begun = Instant::now();
-        let lasts = |ttl: Ttl, given: Duration| {
+        let lasts = |ttl: Ttl, given: Duration, what: &str| {
             let left = ttl.remaining();
             let least = given.saturating_sub(begun.elapsed() + Duration::from_millis(2));
-            left.is_some_and(|left| left <= given && left >= least)
+            if !left.is_some_and(|left| left <= given && left >= least) {
+                // A slot that moves gives its keys their remaining time anew.
+                broke(left.is_some() && world.moved.since(moved), what);
+            }
         };
         let ttl = || world.call("get_ttl", cache.get_ttl(&key));
         let steps = async {
             world.call("set_value", cache.set_value(&key, "x", long)).await?;
-            holds(lasts(ttl().await?, long), "after it was set");
+            lasts(ttl().await?, long, "after it was set");
             holds(world.call("persist", cache.persist(&key)).await?, "none to take away");
             holds(ttl().await? == Ttl::Persistent, "after it was taken away");
             holds(!world.call("persist", cache.persist(&key)).await?, "taken away twice");
             let set = cache.set_expiry(&key, short);
             holds(world.call("set_expiry", set).await?, "none to give it to");
-            holds(lasts(ttl().await?, short), "after it was given");
+            lasts(ttl().await?, short, "after it was given");
             let deleted = world.call("delete_key", cache.delete_key(&key)).await?;
             holds(deleted == 1, "nothing to delete");
             holds(ttl().await? == Ttl::Missing, "after it was deleted");

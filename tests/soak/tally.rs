@@ -110,9 +110,10 @@ pub(crate) enum Promise {
     Token,
     Outlived,
     Late,
+    Failed,
 }
 
-const PROMISES: [(Promise, &str); 10] = [
+const PROMISES: [(Promise, &str); 11] = [
     (Promise::Foreign, "answers to another call"),
     (Promise::Impossible, "values that nobody wrote or that were overwritten"),
     (Promise::Torn, "transactions or documents seen in half"),
@@ -123,6 +124,7 @@ const PROMISES: [(Promise, &str); 10] = [
     (Promise::Token, "fencing tokens that fell back"),
     (Promise::Outlived, "values past their time to live"),
     (Promise::Late, "calls that ended late"),
+    (Promise::Failed, "calls that failed without a fault"),
 ];
 
 /// What was counted.
@@ -133,10 +135,20 @@ pub(crate) struct Tally {
     pub(crate) unknown: AtomicU64,
     pub(crate) deferred: AtomicU64,
     longest_micros: AtomicU64,
+    // Calls that ended late when the machine was as late, and the latest of them.
+    forgiven: AtomicU64,
+    latest_micros: AtomicU64,
+    // Times without faults, the calls in them, and such times in which the machine was too busy to judge any.
+    calms: AtomicU64,
+    calls_in_calm: AtomicU64,
+    busy_calms: AtomicU64,
     broken: [AtomicU64; PROMISES.len()],
     // What a failover may have lost, and its like.
     excused: [AtomicU64; PROMISES.len()],
 }
+
+/// One in so many calls at most may end late because the machine is: with more, nothing would be said of lateness.
+const FORGIVEN: u64 = 100;
 
 /// So many of what broke are printed.
 const PRINTED: u64 = 20;
@@ -149,6 +161,10 @@ pub(crate) fn of(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Tally {
     pub(crate) fn new() -> Self {
         Self {
@@ -157,6 +173,11 @@ impl Tally {
             unknown: AtomicU64::new(0),
             deferred: AtomicU64::new(0),
             longest_micros: AtomicU64::new(0),
+            forgiven: AtomicU64::new(0),
+            latest_micros: AtomicU64::new(0),
+            calms: AtomicU64::new(0),
+            calls_in_calm: AtomicU64::new(0),
+            busy_calms: AtomicU64::new(0),
             broken: [const { AtomicU64::new(0) }; PROMISES.len()],
             excused: [const { AtomicU64::new(0) }; PROMISES.len()],
         }
@@ -178,8 +199,22 @@ impl Tally {
     }
 
     pub(crate) fn took(&self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.longest_micros.fetch_max(micros, Ordering::Relaxed);
+        self.longest_micros.fetch_max(micros(time), Ordering::Relaxed);
+    }
+
+    /// A call ended so much later than its limit, and the machine was as late.
+    pub(crate) fn forgave(&self, late: Duration) {
+        count(&self.forgiven);
+        self.latest_micros.fetch_max(micros(late), Ordering::Relaxed);
+    }
+
+    /// A time without faults ended, in which so many calls were made.
+    pub(crate) fn was_calm(&self, calls: u64, busy: bool) {
+        if busy {
+            return count(&self.busy_calms);
+        }
+        count(&self.calms);
+        self.calls_in_calm.fetch_add(calls, Ordering::Relaxed);
     }
 
     /// A promise broke, unless it is `excused`.
@@ -207,6 +242,13 @@ impl Tally {
         for ((_, what), broken) in PROMISES.iter().zip(&self.broken) {
             assert_eq!(of(broken), 0, "{what}");
         }
+        let (forgiven, calls) = (of(&self.forgiven), of(&self.calls));
+        assert!(
+            forgiven * FORGIVEN <= calls,
+            "{forgiven} of {calls} calls ended late with the machine"
+        );
+        let judged = of(&self.calms) == 0 || of(&self.calls_in_calm) > 0;
+        assert!(judged, "no call was made in times without faults");
         let is_done = |operation: &str| match operation {
             REPLICATED => topology.has_replicas(),
             FAILED | LOST => through,
@@ -233,6 +275,19 @@ impl fmt::Display for Tally {
         for (at, (operation, times)) in OPERATIONS.iter().zip(&self.operations).enumerate() {
             write!(f, "{} {operation} {}", if at == 0 { "" } else { "," }, of(times))?;
         }
+        let latest = Duration::from_micros(of(&self.latest_micros));
+        write!(
+            f,
+            "\nsoak: not judged: {} calls that ended late with the machine, by {latest:?} at most",
+            of(&self.forgiven)
+        )?;
+        write!(
+            f,
+            "\nsoak: {} calls in {} times without faults, which may not fail (in {} more the machine was busy)",
+            of(&self.calls_in_calm),
+            of(&self.calms),
+            of(&self.busy_calms)
+        )?;
         write!(f, "\nsoak: broken: {}", Self::counted(&self.broken))?;
         write!(f, "\nsoak: lost by failovers, or not judged: {}", Self::counted(&self.excused))
     }
