@@ -240,8 +240,8 @@ async fn acknowledgements_are_withheld(place: Place) {
         place.name()
     );
     assert_eq!(kept, 0);
-    // A machine that is held up may be too late for some of a cluster's.
-    assert!(before >= EACH, "{before} reads before the acknowledgements");
+    // Each piece that comes is held back for as long: where a machine is busy, answers come in many.
+    assert!(before > 0, "nothing was read before an acknowledgement");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
