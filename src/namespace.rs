@@ -314,9 +314,9 @@ where
         if self.near || self.loader.is_some() || self.is_graceful() {
             let family = self.family("get_many")?;
             let found = family.read_many(&keys, &mut Nowhere).await?;
-            let found = found.into_iter();
-            let found: Vec<_> =
-                found.map(|one| one.inspect_err(|error| family.note_failed(error))).collect();
+            // All that failed are counted, and the first is the answer.
+            let failed = found.iter().filter_map(|one| one.as_ref().err());
+            failed.for_each(|error| family.note_failed(error));
             let found: Vec<_> = found.into_iter().collect::<Result<_>>()?;
             let all = asked.iter().zip(&keys).zip(found).map(|((asked, key), found)| {
                 let (family, loader) = (&family, self.detached(asked));

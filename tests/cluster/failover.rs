@@ -10,7 +10,7 @@ use larder::testing::RedisCluster;
 use larder::{CacheClient, Direction, Error, ErrorKind, Outcome};
 use tokio::task::JoinSet;
 
-use super::{alone, ms, times, until};
+use super::{alone, follows, ms, times, until};
 use crate::common::{HANGS, quantile};
 
 const WRITERS: usize = 8;
@@ -313,11 +313,7 @@ async fn calls_are_back_after_a_primary_was_killed() {
         load.works().await;
         // The client need not be told of the node that comes back.
         cluster.restart(primary).await;
-        until("the old primary follows", async || {
-            cluster.nodes()[primary].info("role").await == "slave"
-                && cluster.nodes()[primary].info("master_link_status").await == "up"
-        })
-        .await;
+        follows(&cluster, primary).await;
         cluster.owner(RedisCluster::slot(&list)).await;
         load.works().await;
         let tally = load.end().await;
@@ -350,11 +346,7 @@ async fn a_primary_that_was_stopped_and_comes_back_as_one_is_not_written_to() {
         load.works().await;
         cluster.nodes()[primary].resume().await;
         load.works().await;
-        until("the old primary follows", async || {
-            cluster.nodes()[primary].info("role").await == "slave"
-                && cluster.nodes()[primary].info("master_link_status").await == "up"
-        })
-        .await;
+        follows(&cluster, primary).await;
         let tally = load.end().await;
         figures.count(&cluster, &list, tally).await;
     }

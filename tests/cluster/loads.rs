@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::failover::partner;
-use super::{alone, client, ms, one_for_each_slot, times, until};
+use super::{alone, client, follows, ms, one_for_each_slot, times, until};
 use crate::common::ends;
 
 const OLD: u64 = 1;
@@ -196,11 +196,7 @@ async fn a_load_whose_primary_is_killed_ends_for_everybody_and_overwrites_nothin
         }
         figures.end(&cluster, load, &key, written).await;
         cluster.restart(primary).await;
-        until("the old primary follows", async || {
-            cluster.nodes()[primary].info("role").await == "slave"
-                && cluster.nodes()[primary].info("master_link_status").await == "up"
-        })
-        .await;
+        follows(&cluster, primary).await;
     }
     figures.print("primaries killed");
     // The loader's own answer is there without a store.

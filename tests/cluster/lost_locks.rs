@@ -8,7 +8,7 @@ use larder::testing::RedisCluster;
 use larder::{CacheClient, LockGuard, Loss};
 
 use super::failover::partner;
-use super::{alone, client, ms, times, until};
+use super::{alone, client, follows, ms, times, until};
 use crate::common::ends;
 
 /// Shorter and longer than a failover takes.
@@ -110,11 +110,7 @@ async fn run(cluster: &mut RedisCluster, lease: Duration, copied: Copied) -> Fig
         } else {
             cluster.nodes()[primary].resume().await;
         }
-        until("the old primary follows", async || {
-            cluster.nodes()[primary].info("role").await == "slave"
-                && cluster.nodes()[primary].info("master_link_status").await == "up"
-        })
-        .await;
+        follows(cluster, primary).await;
         cluster.owner(RedisCluster::slot(format!("lock:{name}"))).await;
     }
     figures

@@ -23,6 +23,15 @@ async fn client(cluster: &RedisCluster) -> CacheClient {
     CacheClient::connect(cluster.url()).await.unwrap()
 }
 
+/// Waits until a node that was a primary follows the one that took its place, and has all of its data.
+async fn follows(cluster: &RedisCluster, at: usize) {
+    let node = &cluster.nodes()[at];
+    until("the old primary follows", async || {
+        node.info("role").await == "slave" && node.info("master_link_status").await == "up"
+    })
+    .await;
+}
+
 /// Keys `{name}:{n}` that are in a slot of their own each, of those below `slots`.
 fn one_for_each_slot(name: &str, slots: u16) -> Vec<String> {
     let mut keys: Vec<Option<String>> = vec![None; usize::from(slots)];

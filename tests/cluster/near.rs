@@ -11,7 +11,7 @@ use larder::testing::{RedisCluster, Resp};
 use larder::{CacheClient, Key, Namespace, ReadFrom};
 
 use super::failover::{holds_back, partner};
-use super::{alone, client, ms, one_for_each_slot, times, until};
+use super::{alone, client, follows, ms, one_for_each_slot, times, until};
 
 const KEYS: u64 = 60;
 
@@ -218,11 +218,7 @@ async fn near_entries_over_failovers(how: &str, killed: bool, rounds: u64) {
         if killed {
             cluster.restart(primaries[victim]).await;
         }
-        let former = &cluster.nodes()[primaries[victim]];
-        until("the old primary follows", async || {
-            former.info("role").await == "slave" && former.info("master_link_status").await == "up"
-        })
-        .await;
+        follows(&cluster, primaries[victim]).await;
         primaries[victim] = replica;
     }
     let [reads, failed, stale, behind, late] =
