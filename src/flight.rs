@@ -24,7 +24,7 @@ pub(crate) enum Kind {
     Lookup,
     /// Reading, and loading if nothing is stored.
     Load,
-    /// Loading again while the old value is still served.
+    /// Loading again while the old value is still served. There is one at a time, also after a change of the key.
     Refresh,
 }
 
@@ -57,11 +57,19 @@ struct Open {
     result: watch::Receiver<Option<Landed>>,
     // Since when it loads and nobody tells of changes.
     untold: Option<Instant>,
+    // Whether the key was changed since it began. Only a refresh stays in the table then.
+    outdated: bool,
 }
 
 impl Open {
     fn is_open(&self) -> bool {
         self.kind == Kind::Refresh || self.untold.is_none_or(|since| since.elapsed() < UNTOLD)
+    }
+
+    /// Closes it to who comes later, and answers whether it stays in the table.
+    fn close(&mut self) -> bool {
+        self.outdated = true;
+        self.kind == Kind::Refresh
     }
 }
 
@@ -113,7 +121,9 @@ impl Flights {
         let there = table.open.entry(key.bytes().clone()).or_default();
         let mut fitting = there.iter().filter(|open| open.kind == kind && open.of == of);
         if let Some(open) = fitting.find(|open| open.is_open()) {
-            let (id, result) = (open.id, open.result.clone());
+            // What comes of it may be older than what this caller has already: for it there is no result.
+            let result = if open.outdated { watch::channel(None).1 } else { open.result.clone() };
+            let id = open.id;
             if within.iter().any(|mine| table.reaches(id, *mine)) {
                 return Seat::Cycle;
             }
@@ -130,7 +140,7 @@ impl Flights {
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, result) = watch::channel(None);
-        there.push(Open { id, kind, of, result, untold: None });
+        there.push(Open { id, kind, of, result, untold: None, outdated: false });
         self.open.fetch_add(1, Ordering::SeqCst);
         Seat::Lead(Leader {
             flights: Arc::clone(self),
@@ -157,7 +167,7 @@ impl Flights {
     }
 
     /// Closes a key's flights to who comes later: what they bring may be older than what the key holds
-    /// now. Refreshes stay: what they bring is checked when it is written.
+    /// now.
     pub(crate) fn close(&self, key: &[u8]) {
         if !self.any() {
             return;
@@ -165,7 +175,7 @@ impl Flights {
         let mut table = self.table();
         let Some(open) = table.open.get_mut(key) else { return };
         let before = open.len();
-        open.retain(|open| open.kind == Kind::Refresh);
+        open.retain_mut(Open::close);
         self.open.fetch_sub(before - open.len(), Ordering::SeqCst);
         if open.is_empty() {
             table.open.remove(key);
@@ -177,7 +187,7 @@ impl Flights {
         let mut table = self.table();
         let mut left = 0;
         table.open.retain(|_, open| {
-            open.retain(|open| open.kind == Kind::Refresh);
+            open.retain_mut(Open::close);
             left += open.len();
             !open.is_empty()
         });
@@ -259,7 +269,8 @@ impl<A> Drop for Leader<A> {
 }
 
 impl<A: Clone + Send + Sync + 'static> Follower<A> {
-    /// What the flight came to. Nothing if its leader went away.
+    /// What the flight came to. Nothing if its leader went away, or if it is a refresh that began before a change of
+    /// the key that this caller came after.
     pub(crate) async fn landed(mut self) -> Option<Result<A>> {
         arrived(&mut self.result).await
     }
@@ -352,6 +363,24 @@ mod tests {
         new.land(&Ok(2));
         assert_eq!(late.landed().await.unwrap().unwrap(), 2);
         assert_eq!(flights.open.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_refresh_that_began_before_a_change_stays_the_only_one_and_nobody_who_comes_later_gets_its_result()
+     {
+        let flights = Arc::new(Flights::default());
+        let board = || flights.board::<u32>(&key("a"), Kind::Refresh, &[], &[]);
+        for close in [|flights: &Flights| flights.close(b"a"), Flights::close_all] {
+            let Seat::Lead(old) = board() else { panic!("somebody leads") };
+            let Seat::Follow(early) = board() else { panic!("nobody leads") };
+            close(&flights);
+            let Seat::Follow(late) = board() else { panic!("nobody leads") };
+            assert!(late.landed().await.is_none());
+            old.land(&Ok(1));
+            assert_eq!(early.landed().await.unwrap().unwrap(), 1);
+            assert!(matches!(board(), Seat::Lead(_)));
+            assert!(!flights.any());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::{CacheClient, Key};
-use tokio::sync::Notify;
+use larder::store::MemoryStore;
+use larder::testing::{Fault, Faulty};
+use larder::{CacheClient, ErrorKind, Key};
+use tokio::sync::{Notify, Semaphore};
 
 use super::{Loaded, alone, ends, stores, times};
 
@@ -140,5 +142,62 @@ async fn a_refresh_does_not_overwrite_a_rewrite_with_equal_bytes() {
             "P20 {store}: {rounds} refreshes against rewrites with equal bytes, {refused} refused, stale fills: {stale}"
         );
         assert_eq!((refused, stale), (rounds, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_after_a_write_is_not_given_what_a_refresh_from_before_it_could_not_store() {
+    for many in [false, true] {
+        for near in [false, true] {
+            let store = Faulty::new(MemoryStore::new());
+            let cache = CacheClient::builder().store(store.clone()).build().unwrap();
+            let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+            let (opened, begun) = (Arc::clone(&gate), Arc::clone(&running));
+            let values = cache
+                .namespace::<u64, u64>("n")
+                .ttl(Duration::from_secs(1))
+                .grace(Duration::from_secs(60))
+                .soft_timeout(Duration::from_secs(5))
+                .jitter(0.0)
+                .early_refresh(0.0)
+                .near(near)
+                .loader(move |_| {
+                    let (opened, begun) = (Arc::clone(&opened), Arc::clone(&begun));
+                    async move {
+                        begun.notify_one();
+                        opened.acquire().await.unwrap().forget();
+                        Loaded::Ok(OLD)
+                    }
+                })
+                .build()
+                .unwrap();
+            let read = || {
+                let values = values.clone();
+                tokio::spawn(async move {
+                    if many {
+                        values.get_many(&[1]).await.unwrap().remove(0).map(|value| *value)
+                    } else {
+                        values.get(&1).await.unwrap().map(|value| *value)
+                    }
+                })
+            };
+            let stale = async |value| {
+                values.set(&1, &value).await.unwrap();
+                tokio::time::advance(Duration::from_secs(2)).await;
+            };
+            stale(OLD).await;
+            let before = read();
+            running.notified().await;
+            stale(NEW).await;
+            // It goes on, and cannot store what it brings.
+            let after = read();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            store.fail_every(1, Fault::Before(ErrorKind::Unavailable));
+            gate.add_permits(1);
+            assert_eq!(ends("before the write", before).await.unwrap(), Some(OLD));
+            assert_eq!(ends("after the write", after).await.unwrap(), Some(NEW));
+            assert!(store.failed() > 0 && cache.stats().reads["n"].refused_fills == 0);
+            assert_eq!(cache.stats().reads["n"].loads, 1);
+        }
     }
 }
