@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::error::Result;
 use crate::key::Key;
 
-/// For how long others may join a load of which nobody would tell that it became void: as late as that a change is
+/// For how long others may join a flight of which nobody would tell that it became void: as late as that a change is
 /// told at most while all is well.
 const UNTOLD: Duration = Duration::from_millis(100);
 
@@ -55,7 +55,7 @@ struct Open {
     kind: Kind,
     of: TypeId,
     result: watch::Receiver<Option<Landed>>,
-    // Since when it loads and nobody tells of changes.
+    // Since when it reads or loads and nobody tells of changes.
     untold: Option<Instant>,
     // Whether the key was changed since it began. Only a refresh stays in the table then.
     outdated: bool,
@@ -106,12 +106,13 @@ pub(crate) struct Follower<A> {
 }
 
 impl Flights {
-    /// Boards a flight, or opens one. `within` are the flights as whose work this is done, and `inner` those of
-    /// them whose loader asks: one loader can do the work of several.
+    /// Boards a flight, or opens one; `told` says whether its reading will be told of changes. `within` are the flights
+    /// as whose work this is done, and `inner` those of them whose loader asks: one loader can do the work of several.
     pub(crate) fn board<A: Clone + Send + Sync + 'static>(
         self: &Arc<Self>,
         key: &Key,
         kind: Kind,
+        told: bool,
         within: &[FlightId],
         inner: &[FlightId],
     ) -> Seat<A> {
@@ -140,7 +141,8 @@ impl Flights {
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, result) = watch::channel(None);
-        there.push(Open { id, kind, of, result, untold: None, outdated: false });
+        let untold = (!told).then(Instant::now);
+        there.push(Open { id, kind, of, result, untold, outdated: false });
         self.open.fetch_add(1, Ordering::SeqCst);
         Seat::Lead(Leader {
             flights: Arc::clone(self),
@@ -157,12 +159,16 @@ impl Flights {
         self.open.load(Ordering::SeqCst) > 0
     }
 
-    /// A flight is about to load, and nobody tells of changes meanwhile: who comes much later opens another one.
-    pub(crate) fn untold(&self, key: &Key, id: FlightId) {
+    /// Whether a flight is told of changes from now on. If not, who comes much later opens another one.
+    pub(crate) fn told(&self, key: &Key, id: FlightId, told: bool) {
         let mut table = self.table();
         let open = table.open.get_mut(key.as_bytes());
         if let Some(open) = open.and_then(|open| open.iter_mut().find(|open| open.id == id)) {
-            open.untold.get_or_insert_with(Instant::now);
+            if told {
+                open.untold = None;
+            } else {
+                open.untold.get_or_insert_with(Instant::now);
+            }
         }
     }
 
@@ -315,14 +321,14 @@ mod tests {
     }
 
     fn lead(flights: &Arc<Flights>, name: &str, within: &[FlightId]) -> Leader<u32> {
-        match flights.board(&key(name), Kind::Load, within, within) {
+        match flights.board(&key(name), Kind::Load, true, within, within) {
             Seat::Lead(leader) => leader,
             _ => panic!("somebody leads {name} already"),
         }
     }
 
     fn follow(flights: &Arc<Flights>, name: &str, within: &[FlightId]) -> Follower<u32> {
-        match flights.board(&key(name), Kind::Load, within, within) {
+        match flights.board(&key(name), Kind::Load, true, within, within) {
             Seat::Follow(follower) => follower,
             _ => panic!("nobody leads {name}, or there is a cycle"),
         }
@@ -365,11 +371,29 @@ mod tests {
         assert_eq!(flights.open.load(Ordering::SeqCst), 0);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_that_nobody_tells_of_changes_is_joined_for_a_moment_or_once_it_is_told() {
+        let flights = Arc::new(Flights::default());
+        let board = || flights.board::<u32>(&key("a"), Kind::Load, false, &[], &[]);
+        let Seat::Lead(first) = board() else { panic!("somebody leads") };
+        tokio::time::advance(UNTOLD / 2).await;
+        assert!(matches!(board(), Seat::Follow(_)));
+        tokio::time::advance(UNTOLD / 2).await;
+        let Seat::Lead(second) = board() else { panic!("the first is too old") };
+        flights.told(&key("a"), first.id(), true);
+        tokio::time::advance(UNTOLD * 2).await;
+        let Seat::Follow(late) = board() else { panic!("the first is told") };
+        second.land(&Ok(2));
+        first.land(&Ok(1));
+        assert_eq!(late.landed().await.unwrap().unwrap(), 1);
+        assert!(!flights.any());
+    }
+
     #[tokio::test]
     async fn a_refresh_that_began_before_a_change_stays_the_only_one_and_nobody_who_comes_later_gets_its_result()
      {
         let flights = Arc::new(Flights::default());
-        let board = || flights.board::<u32>(&key("a"), Kind::Refresh, &[], &[]);
+        let board = || flights.board::<u32>(&key("a"), Kind::Refresh, true, &[], &[]);
         for close in [|flights: &Flights| flights.close(b"a"), Flights::close_all] {
             let Seat::Lead(old) = board() else { panic!("somebody leads") };
             let Seat::Follow(early) = board() else { panic!("nobody leads") };
@@ -389,10 +413,10 @@ mod tests {
         let first = lead(&flights, "a", &[]);
         tokio::time::advance(UNTOLD * 2).await;
         let early = follow(&flights, "a", &[]);
-        flights.untold(&key("a"), first.id());
+        flights.told(&key("a"), first.id(), false);
         tokio::time::advance(UNTOLD / 2).await;
         follow(&flights, "a", &[]);
-        flights.untold(&key("a"), first.id());
+        flights.told(&key("a"), first.id(), false);
         tokio::time::advance(UNTOLD / 2).await;
         let second = lead(&flights, "a", &[]);
         let late = follow(&flights, "a", &[]);
@@ -410,11 +434,11 @@ mod tests {
         let _a_waits_for_b = follow(&flights, "b", &[a.id()]);
         let b_waits_for_c = follow(&flights, "c", &[b.id()]);
         assert!(matches!(
-            flights.board::<u32>(&key("a"), Kind::Load, &[c.id()], &[c.id()]),
+            flights.board::<u32>(&key("a"), Kind::Load, true, &[c.id()], &[c.id()]),
             Seat::Cycle
         ));
         assert!(matches!(
-            flights.board::<u32>(&key("a"), Kind::Load, &[a.id()], &[a.id()]),
+            flights.board::<u32>(&key("a"), Kind::Load, true, &[a.id()], &[a.id()]),
             Seat::Cycle
         ));
         drop(b_waits_for_c);
@@ -425,7 +449,13 @@ mod tests {
     fn readers_of_different_types_and_kinds_do_not_share() {
         let flights = Arc::new(Flights::default());
         let _one = lead(&flights, "a", &[]);
-        assert!(matches!(flights.board::<u64>(&key("a"), Kind::Load, &[], &[]), Seat::Lead(_)));
-        assert!(matches!(flights.board::<u32>(&key("a"), Kind::Lookup, &[], &[]), Seat::Lead(_)));
+        assert!(matches!(
+            flights.board::<u64>(&key("a"), Kind::Load, true, &[], &[]),
+            Seat::Lead(_)
+        ));
+        assert!(matches!(
+            flights.board::<u32>(&key("a"), Kind::Lookup, true, &[], &[]),
+            Seat::Lead(_)
+        ));
     }
 }

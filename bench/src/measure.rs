@@ -40,7 +40,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    const NOTHING: Self =
+    pub(crate) const NOTHING: Self =
         Self { operations: 0, wall: Duration::ZERO, cpu: Duration::ZERO, commands_per_read: 0.0 };
 
     pub(crate) fn per_second(&self) -> f64 {
@@ -132,7 +132,8 @@ where
     Ok(Sample { operations: after - before, wall, cpu, commands_per_read: 0.0 })
 }
 
-fn cpu_time() -> Duration {
+/// What this process has taken of the processors.
+pub(crate) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -1,10 +1,8 @@
 //! What reading through costs where the value is stored: `get_or_load` beside a plain typed read.
 
 use std::io::Error as IoError;
-use std::time::Duration;
+use std::time::Instant;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use larder::testing::RedisServer;
 use larder::{CacheClient, Namespace};
 use redis::AsyncCommands;
@@ -12,19 +10,13 @@ use redis::aio::MultiplexedConnection;
 
 use crate::Result;
 use crate::data::{self, LIFE, NEAR, NEAR_NAME, Profile};
-use crate::measure::{Counter, Pace, Sample, in_turns, round};
+use crate::measure::{Pace, Sample, cpu_time};
 use crate::report::Report;
 
 pub(crate) const TRIAL: &str = "get_or_load of a stored 1 KB document, 1 task";
 
 const BASELINE: &str = "larder, get_dict";
 const THROUGH: &str = "larder, get_or_load";
-
-/// Into how many slices a round is cut.
-const SLICES: usize = 10;
-
-/// A slice is this part of a usual span.
-const PART: u32 = 4;
 
 #[derive(Clone)]
 enum Reader {
@@ -53,26 +45,34 @@ impl Reader {
             }
         }
     }
+}
 
-    async fn run(&self, pace: &Pace) -> Result<Sample> {
-        round(1, pace, |_, counter| self.clone().work(counter)).await
-    }
-
-    fn work(mut self, counter: Counter) -> BoxFuture<'static, Result<()>> {
-        async move {
-            for read in 0.. {
-                let id = read * 6_151 % NEAR;
-                if self.read(id).await? != id {
-                    return Err("a contender got a wrong document".into());
-                }
-                if !counter.done(1) {
-                    break;
-                }
+/// One round of all, call by call, in an order that is drawn anew for each document: they differ by a few microseconds in a
+/// hundred, and the machine by more from one tenth of a second to the next.
+async fn round(mut readers: Vec<Reader>, pace: Pace, seed: u64) -> Result<Vec<Sample>> {
+    let mut samples = vec![Sample::NOTHING; readers.len()];
+    let mut order: Vec<usize> = (0..readers.len()).collect();
+    let mut draw = fastrand::Rng::with_seed(seed);
+    let counted = Instant::now() + pace.warm_up;
+    let end = counted + pace.span * readers.len() as u32;
+    for read in 0.. {
+        let id = read * 6_151 % NEAR;
+        draw.shuffle(&mut order);
+        for at in order.iter().copied() {
+            let (begun, cpu) = (Instant::now(), cpu_time());
+            if readers[at].read(id).await? != id {
+                return Err("a contender got a wrong document".into());
             }
-            Ok(())
+            let (wall, cpu) = (begun.elapsed(), cpu_time() - cpu);
+            if begun >= counted {
+                samples[at] += Sample { operations: 1, wall, cpu, commands_per_read: 0.0 };
+            }
         }
-        .boxed()
+        if Instant::now() >= end {
+            break;
+        }
     }
+    Ok(samples)
 }
 
 pub(crate) async fn run(
@@ -91,10 +91,10 @@ pub(crate) async fn run(
         (THROUGH, Reader::Through(documents)),
         ("redis", Reader::Driver(driver)),
     ];
-    let slice = Pace { warm_up: Duration::from_millis(10), span: pace.span / PART };
     for turn in 0..rounds {
-        let run = |at: usize| readers[at].1.run(&slice).boxed();
-        let samples = in_turns(readers.len(), turn, SLICES, run).await?;
+        let contenders = readers.iter().map(|(_, reader)| reader.clone()).collect();
+        // On a worker of the runtime, as the calls of a service are.
+        let samples = tokio::spawn(round(contenders, *pace, turn as u64)).await??;
         for ((name, _), sample) in readers.iter().zip(&samples) {
             report.row(TRIAL, name, turn, sample)?;
         }

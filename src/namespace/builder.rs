@@ -206,8 +206,12 @@ impl<K: KeyParts + ?Sized, T> NamespaceBuilder<K, T> {
             return Err(Error::new(ErrorKind::Config, mistakes.join("; ")).with_op("namespace"));
         }
         let name: Arc<str> = self.name.into();
-        let lane =
-            if self.broadcast { Lane::Broadcast(format!("{name}:").into()) } else { Lane::Tracked };
+        let lane = match (self.broadcast, self.near) {
+            (true, _) => Lane::Broadcast(format!("{name}:").into()),
+            (false, true) => Lane::Tracked,
+            // Nothing is kept: the server need not remember who read what.
+            (false, false) => Lane::Data,
+        };
         let namespace = Namespace {
             client: self.client,
             name,

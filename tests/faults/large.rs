@@ -179,6 +179,32 @@ async fn small_reads_are_answered_while_something_large_is_held_back() {
         assert_eq!(large.await.unwrap(), BYTES);
     }
 
+    // A read through, of which the first shows how large it is.
+    let read = |key: &'static str| {
+        let cache = cache.clone();
+        tokio::spawn(async move {
+            let lost = || async { Err::<String, _>(std::io::Error::other("lost")) };
+            cache.get_or_load(key, Duration::from_secs(60), lost).await.unwrap().len()
+        })
+    };
+    cache
+        .set_value("document", serde_json::to_vec(&"d".repeat(BYTES)).unwrap(), None)
+        .await
+        .unwrap();
+    assert_eq!(read("document").await.unwrap(), BYTES);
+    for _ in 0..rounds {
+        proxy.to_client.hold(20 << 10);
+        let large = read("document");
+        proxy.to_client.holds().await;
+        for _ in 0..10 {
+            assert!(small_is_there(&cache).await);
+            past += 1;
+        }
+        assert!(!large.is_finished());
+        assert_eq!(proxy.to_client.release(), 1, "connections held back");
+        assert_eq!(large.await.unwrap(), BYTES);
+    }
+
     // A write.
     for _ in 0..rounds {
         proxy.to_server.hold(20 << 10);

@@ -27,6 +27,33 @@ const WAYS: [(&str, &str); 9] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_remembers_nothing_of_what_is_read_through_and_not_kept_near() {
+    const KEYS: u64 = 1_000;
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let cache = client(&server).await;
+    for near in [false, true] {
+        let values = cache.namespace::<u64, u64>("v").near(near).build().unwrap();
+        values.set_many((0..KEYS).map(|key| (key, key))).await.unwrap();
+        let lost = || async { Err::<u64, _>(std::io::Error::other("lost")) };
+        for key in 0..KEYS {
+            assert_eq!(*values.get_or_load(&key, lost).await.unwrap(), key);
+            assert_eq!(values.explain(&key), Some(larder::ReadFrom::Shared));
+            assert_eq!(
+                *cache
+                    .get_or_load(format!("v:{key}"), Duration::from_secs(60), lost)
+                    .await
+                    .unwrap(),
+                key
+            );
+        }
+        let remembered: u64 = server.info("tracking_total_keys").await.parse().unwrap();
+        println!("P16: {KEYS} keys read through, near {near}: the server remembers {remembered}");
+        assert_eq!(remembered, if near { KEYS } else { 0 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_that_is_put_in_anothers_place_is_seen() {
     let _turn = alone().await;
     let server = RedisServer::start().await;

@@ -172,6 +172,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     fn board(&mut self, pending: &[usize], loads: bool) -> (Leaders<T>, Followers<T>) {
         let (mut leaders, mut followers) = (Vec::new(), Vec::new());
         let (within, kind) = (self.frames.flights(), if loads { Kind::Load } else { Kind::Lookup });
+        let told = self.family.is_told();
         for at in pending.iter().copied() {
             let key = &self.keys[at];
             if loads && self.frames.load(key) {
@@ -180,7 +181,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 continue;
             }
             let flights = &self.family.path.coherence.flights;
-            match flights.board(key, kind, &within, self.frames.inner()) {
+            match flights.board(key, kind, told, &within, self.frames.inner()) {
                 Seat::Lead(leader) => leaders.push((at, leader)),
                 Seat::Follow(follower) => {
                     self.family.reads.count(Read::Joined);
@@ -306,12 +307,17 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             return None;
         }
         let flights = &self.family.path.coherence.flights;
-        let leader =
-            match flights.board(key, Kind::Refresh, &self.frames.flights(), self.frames.inner()) {
-                Seat::Lead(leader) => leader,
-                Seat::Follow(follower) => return Some(Again::Join(follower)),
-                Seat::Cycle => return None,
-            };
+        let leader = match flights.board(
+            key,
+            Kind::Refresh,
+            true,
+            &self.frames.flights(),
+            self.frames.inner(),
+        ) {
+            Seat::Lead(leader) => leader,
+            Seat::Follow(follower) => return Some(Again::Join(follower)),
+            Seat::Cycle => return None,
+        };
         if due.from != ReadFrom::Stale {
             self.family.reads.count(Read::EarlyRefresh);
         }

@@ -166,7 +166,7 @@ impl CacheClient {
             label: None,
             reads: path.reads(prefix.unwrap_or(NO_PREFIX.as_bytes())),
             room: None,
-            lane: Lane::Tracked,
+            lane: Lane::Data,
             options,
             undecodable_as_miss: false,
             json_limit: path.json_limit(),

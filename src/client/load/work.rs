@@ -73,6 +73,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
             };
             path.breaker.answered_load();
             let Asked { leased, lease, vouch, sent } = asked;
+            let told = vouch.is_some_and(|vouch| vouch.holds());
+            // Who waits looks again: what comes of that is newer than whoever joins until then.
+            path.coherence.flights.told(key, self.flight, told || lease.is_none());
             let takes_nothing = source.takes_nothing();
             let judge = |found: Fetched| {
                 family.judge(key, found, sent, reading, vouch.as_ref(), takes_nothing)
@@ -89,9 +92,6 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                     family.reads.count(Read::Takeover);
                 }
                 drop(watch);
-                if !vouch.is_some_and(|vouch| vouch.holds()) {
-                    path.coherence.flights.untold(key, self.flight);
-                }
                 match self.load(source, lease).await? {
                     Filled::Answer(answer) => return Ok(answer),
                     // The key was invalidated while it was loaded: what was loaded may be old.
@@ -117,7 +117,6 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                 family.reads.count(Read::LeaseWait);
                 waited = true;
             }
-            let told = vouch.is_some_and(|vouch| vouch.holds());
             let pause = if told { remaining + SLACK } else { poll.min(remaining + SLACK) };
             poll = (poll * 2).min(LAST_POLL);
             let until = (Instant::now() + pause).min(limit);
@@ -193,7 +192,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
 
     /// The store cannot be asked: the origin answers, and nothing is stored.
     async fn without_store<S: Source<T>>(&self, source: &mut S) -> Result<Answer<T>> {
-        self.family.path.coherence.flights.untold(&self.key, self.flight);
+        self.family.path.coherence.flights.told(&self.key, self.flight, false);
         match self.call(source).await {
             Ok(Loaded { value: Ok(value), .. }) => {
                 Ok(Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded })

@@ -50,6 +50,9 @@ impl LargeValues {
         let [Ok(reply)] = replies.results() else { return };
         let bytes = match (batch.ops(), reply) {
             (_, Reply::Value(Some(value))) => value.len(),
+            (_, Reply::Fetched(found)) => {
+                found.iter().flat_map(|one| &one.value).map(|value| value.len()).sum()
+            }
             (_, Reply::List(elements)) => elements.iter().map(|element| element.len()).sum(),
             (_, Reply::Pairs(pairs)) => {
                 pairs.iter().map(|(field, value)| field.len() + value.len()).sum()

@@ -114,6 +114,10 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     ) {
         let family = self.family;
         let key = &self.keys[want.at];
+        let told = asked.vouch.is_some_and(|vouch| vouch.holds());
+        // Who waits looks again: what comes of that is newer than whoever joins until then.
+        let flights = &family.path.coherence.flights;
+        flights.told(key, want.leader.id(), told || asked.lease.is_none());
         if let (None, LeaseState::Held { remaining }) = (&asked.lease, &asked.leased.lease) {
             if let Some(stale) = want.stale.clone() {
                 return self.land_want(want, Ok(stale));
@@ -122,13 +126,10 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 family.reads.count(Read::LeaseWait);
                 want.waited = true;
             }
-            round.told &= asked.vouch.is_some_and(|vouch| vouch.holds());
+            round.told &= told;
             round.next = round.next.min(Instant::now() + *remaining + SLACK);
             round.held.push(want);
             return;
-        }
-        if asked.lease.is_some() && !asked.vouch.is_some_and(|vouch| vouch.holds()) {
-            family.path.coherence.flights.untold(key, want.leader.id());
         }
         let seen = if asked.lease.is_none() || want.ask == Ask::Always {
             let vouch = asked.vouch.as_ref();
@@ -242,7 +243,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     async fn without_store<S: ManySource<T>>(&mut self, wanted: Vec<Want<T>>, source: &mut S) {
         for want in &wanted {
             let flights = &self.family.path.coherence.flights;
-            flights.untold(&self.keys[want.at], want.leader.id());
+            flights.told(&self.keys[want.at], want.leader.id(), false);
         }
         match self.call(&wanted, source).await {
             Err(error) => self.fail(wanted, &error),
