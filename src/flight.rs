@@ -55,15 +55,16 @@ struct Open {
     kind: Kind,
     of: TypeId,
     result: watch::Receiver<Option<Landed>>,
-    // Since when it reads or loads and nobody tells of changes.
+    // Since when it does what its result rests on, and nobody tells of changes.
     untold: Option<Instant>,
     // Whether the key was changed since it began. Only a refresh stays in the table then.
     outdated: bool,
 }
 
 impl Open {
-    fn is_open(&self) -> bool {
-        self.kind == Kind::Refresh || self.untold.is_none_or(|since| since.elapsed() < UNTOLD)
+    /// Whether its result is new enough for who comes now.
+    fn serves(&self) -> bool {
+        !self.outdated && self.untold.is_none_or(|since| since.elapsed() < UNTOLD)
     }
 
     /// Closes it to who comes later, and answers whether it stays in the table.
@@ -106,13 +107,12 @@ pub(crate) struct Follower<A> {
 }
 
 impl Flights {
-    /// Boards a flight, or opens one; `told` says whether its reading will be told of changes. `within` are the flights
-    /// as whose work this is done, and `inner` those of them whose loader asks: one loader can do the work of several.
+    /// Boards a flight, or opens one, which is untold. `within` are the flights as whose work this is done, and `inner`
+    /// those of them whose loader asks: one loader can do the work of several.
     pub(crate) fn board<A: Clone + Send + Sync + 'static>(
         self: &Arc<Self>,
         key: &Key,
         kind: Kind,
-        told: bool,
         within: &[FlightId],
         inner: &[FlightId],
     ) -> Seat<A> {
@@ -121,9 +121,9 @@ impl Flights {
         let mut table = self.table();
         let there = table.open.entry(key.bytes().clone()).or_default();
         let mut fitting = there.iter().filter(|open| open.kind == kind && open.of == of);
-        if let Some(open) = fitting.find(|open| open.is_open()) {
-            // What comes of it may be older than what this caller has already: for it there is no result.
-            let result = if open.outdated { watch::channel(None).1 } else { open.result.clone() };
+        if let Some(open) = fitting.find(|open| open.serves() || kind == Kind::Refresh) {
+            // What a refresh brings may be older than what this caller has already: then it is not for this one.
+            let result = if open.serves() { open.result.clone() } else { watch::channel(None).1 };
             let id = open.id;
             if within.iter().any(|mine| table.reaches(id, *mine)) {
                 return Seat::Cycle;
@@ -141,7 +141,7 @@ impl Flights {
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, result) = watch::channel(None);
-        let untold = (!told).then(Instant::now);
+        let untold = Some(Instant::now());
         there.push(Open { id, kind, of, result, untold, outdated: false });
         self.open.fetch_add(1, Ordering::SeqCst);
         Seat::Lead(Leader {
@@ -159,16 +159,22 @@ impl Flights {
         self.open.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether a flight is told of changes from now on. If not, who comes much later opens another one.
-    pub(crate) fn told(&self, key: &Key, id: FlightId, told: bool) {
+    /// A flight is told of changes to what its result will rest on: they close it, and until then anybody may join.
+    pub(crate) fn told(&self, key: &Key, id: FlightId) {
+        self.mark(key, id, None);
+    }
+
+    /// A flight begins what its result will rest on, and nobody tells of changes meanwhile: who comes much later opens
+    /// another one.
+    pub(crate) fn untold(&self, key: &Key, id: FlightId) {
+        self.mark(key, id, Some(Instant::now()));
+    }
+
+    fn mark(&self, key: &Key, id: FlightId, untold: Option<Instant>) {
         let mut table = self.table();
         let open = table.open.get_mut(key.as_bytes());
         if let Some(open) = open.and_then(|open| open.iter_mut().find(|open| open.id == id)) {
-            if told {
-                open.untold = None;
-            } else {
-                open.untold.get_or_insert_with(Instant::now);
-            }
+            open.untold = untold;
         }
     }
 
@@ -321,14 +327,14 @@ mod tests {
     }
 
     fn lead(flights: &Arc<Flights>, name: &str, within: &[FlightId]) -> Leader<u32> {
-        match flights.board(&key(name), Kind::Load, true, within, within) {
+        match flights.board(&key(name), Kind::Load, within, within) {
             Seat::Lead(leader) => leader,
             _ => panic!("somebody leads {name} already"),
         }
     }
 
     fn follow(flights: &Arc<Flights>, name: &str, within: &[FlightId]) -> Follower<u32> {
-        match flights.board(&key(name), Kind::Load, true, within, within) {
+        match flights.board(&key(name), Kind::Load, within, within) {
             Seat::Follow(follower) => follower,
             _ => panic!("nobody leads {name}, or there is a cycle"),
         }
@@ -371,29 +377,11 @@ mod tests {
         assert_eq!(flights.open.load(Ordering::SeqCst), 0);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_reading_that_nobody_tells_of_changes_is_joined_for_a_moment_or_once_it_is_told() {
-        let flights = Arc::new(Flights::default());
-        let board = || flights.board::<u32>(&key("a"), Kind::Load, false, &[], &[]);
-        let Seat::Lead(first) = board() else { panic!("somebody leads") };
-        tokio::time::advance(UNTOLD / 2).await;
-        assert!(matches!(board(), Seat::Follow(_)));
-        tokio::time::advance(UNTOLD / 2).await;
-        let Seat::Lead(second) = board() else { panic!("the first is too old") };
-        flights.told(&key("a"), first.id(), true);
-        tokio::time::advance(UNTOLD * 2).await;
-        let Seat::Follow(late) = board() else { panic!("the first is told") };
-        second.land(&Ok(2));
-        first.land(&Ok(1));
-        assert_eq!(late.landed().await.unwrap().unwrap(), 1);
-        assert!(!flights.any());
-    }
-
     #[tokio::test]
     async fn a_refresh_that_began_before_a_change_stays_the_only_one_and_nobody_who_comes_later_gets_its_result()
      {
         let flights = Arc::new(Flights::default());
-        let board = || flights.board::<u32>(&key("a"), Kind::Refresh, true, &[], &[]);
+        let board = || flights.board::<u32>(&key("a"), Kind::Refresh, &[], &[]);
         for close in [|flights: &Flights| flights.close(b"a"), Flights::close_all] {
             let Seat::Lead(old) = board() else { panic!("somebody leads") };
             let Seat::Follow(early) = board() else { panic!("nobody leads") };
@@ -408,22 +396,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_load_that_nobody_tells_of_changes_is_joined_for_a_moment_only() {
+    async fn a_refresh_that_nobody_tells_of_changes_stays_the_only_one_and_is_joined_for_a_moment_only()
+     {
         let flights = Arc::new(Flights::default());
-        let first = lead(&flights, "a", &[]);
+        let board = || flights.board::<u32>(&key("a"), Kind::Refresh, &[], &[]);
+        let Seat::Lead(leader) = board() else { panic!("somebody leads") };
+        tokio::time::advance(UNTOLD).await;
+        let Seat::Follow(late) = board() else { panic!("nobody leads") };
+        assert!(late.landed().await.is_none());
+        flights.told(&key("a"), leader.id());
+        let Seat::Follow(told) = board() else { panic!("nobody leads") };
+        leader.land(&Ok(1));
+        assert_eq!(told.landed().await.unwrap().unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_tells_of_changes_is_joined_for_a_moment_only() {
+        let flights = Arc::new(Flights::default());
+        let board = || flights.board::<u32>(&key("a"), Kind::Load, &[], &[]);
+        let Seat::Lead(first) = board() else { panic!("somebody leads") };
+        tokio::time::advance(UNTOLD / 2).await;
+        assert!(matches!(board(), Seat::Follow(_)));
+        // What it read is of no account any more: its result will rest on what begins now.
+        flights.untold(&key("a"), first.id());
+        tokio::time::advance(UNTOLD / 2).await;
+        let Seat::Follow(early) = board() else { panic!("nobody leads") };
+        tokio::time::advance(UNTOLD / 2).await;
+        let Seat::Lead(second) = board() else { panic!("the first is too old") };
+        flights.told(&key("a"), first.id());
         tokio::time::advance(UNTOLD * 2).await;
-        let early = follow(&flights, "a", &[]);
-        flights.told(&key("a"), first.id(), false);
-        tokio::time::advance(UNTOLD / 2).await;
-        follow(&flights, "a", &[]);
-        flights.told(&key("a"), first.id(), false);
-        tokio::time::advance(UNTOLD / 2).await;
-        let second = lead(&flights, "a", &[]);
-        let late = follow(&flights, "a", &[]);
-        first.land(&Ok(1));
+        let Seat::Follow(late) = board() else { panic!("the first is told") };
         second.land(&Ok(2));
+        first.land(&Ok(1));
         assert_eq!(early.landed().await.unwrap().unwrap(), 1);
-        assert_eq!(late.landed().await.unwrap().unwrap(), 2);
+        assert_eq!(late.landed().await.unwrap().unwrap(), 1);
         assert!(!flights.any());
     }
 
@@ -434,11 +440,11 @@ mod tests {
         let _a_waits_for_b = follow(&flights, "b", &[a.id()]);
         let b_waits_for_c = follow(&flights, "c", &[b.id()]);
         assert!(matches!(
-            flights.board::<u32>(&key("a"), Kind::Load, true, &[c.id()], &[c.id()]),
+            flights.board::<u32>(&key("a"), Kind::Load, &[c.id()], &[c.id()]),
             Seat::Cycle
         ));
         assert!(matches!(
-            flights.board::<u32>(&key("a"), Kind::Load, true, &[a.id()], &[a.id()]),
+            flights.board::<u32>(&key("a"), Kind::Load, &[a.id()], &[a.id()]),
             Seat::Cycle
         ));
         drop(b_waits_for_c);
@@ -449,13 +455,7 @@ mod tests {
     fn readers_of_different_types_and_kinds_do_not_share() {
         let flights = Arc::new(Flights::default());
         let _one = lead(&flights, "a", &[]);
-        assert!(matches!(
-            flights.board::<u64>(&key("a"), Kind::Load, true, &[], &[]),
-            Seat::Lead(_)
-        ));
-        assert!(matches!(
-            flights.board::<u32>(&key("a"), Kind::Lookup, true, &[], &[]),
-            Seat::Lead(_)
-        ));
+        assert!(matches!(flights.board::<u64>(&key("a"), Kind::Load, &[], &[]), Seat::Lead(_)));
+        assert!(matches!(flights.board::<u32>(&key("a"), Kind::Lookup, &[], &[]), Seat::Lead(_)));
     }
 }

@@ -188,6 +188,25 @@ async fn ages_and_load_times_match_the_script_exactly() {
     assert!((ages.mean().as_secs_f64() - mean).abs() < 0.002, "{:?}", ages.mean());
 }
 
+#[tokio::test]
+async fn a_load_that_fails_is_a_miss_by_every_way_of_reading() {
+    let cache = CacheClient::memory();
+    let fails = || async { Err::<u64, _>("the origin is away") };
+    let numbers = cache.namespace::<u8, u64>("n").loader(move |_| fails()).build().unwrap();
+    let misses = || cache.stats().reads["n"].misses;
+    numbers.get(&1).await.unwrap_err();
+    assert_eq!(misses(), 1);
+    numbers.get_many(&[1]).await.unwrap_err();
+    assert_eq!(misses(), 2);
+    numbers.get_or_load(&1, fails).await.unwrap_err();
+    assert_eq!(misses(), 3);
+    let all_fail = |_: Vec<&u8>| async { Err::<Vec<(u8, u64)>, _>("the origin is away") };
+    let found = numbers.get_or_load_many(&[1, 2], all_fail).await.unwrap();
+    assert!(found.iter().all(Result::is_err));
+    assert_eq!(misses(), 5);
+    assert_eq!(cache.stats().reads["n"].load_failures, 5);
+}
+
 #[test]
 fn the_metrics_facade_shows_the_same_of_reads() {
     let seen = metrics_of(async { read_script(&CacheClient::memory()).await });

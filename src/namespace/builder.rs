@@ -209,7 +209,7 @@ impl<K: KeyParts + ?Sized, T> NamespaceBuilder<K, T> {
         let lane = match (self.broadcast, self.near) {
             (true, _) => Lane::Broadcast(format!("{name}:").into()),
             (false, true) => Lane::Tracked,
-            // Nothing is kept: the server need not remember who read what.
+            // Nothing is kept: the server need not remember who read it.
             (false, false) => Lane::Data,
         };
         let namespace = Namespace {

@@ -106,11 +106,13 @@ async fn a_server_that_refuses_what_the_read_path_needs_is_read_through_all_the_
     for rule in ["-client|tracking", "-eval", "-mget", "-pttl", "-get"] {
         let rules = ["ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", rule];
         assert!(!server.command(&rules).await.is_error());
-        let cache = quick(format!("redis://app:pw@{}", server.addr())).await;
-        let values = cache.namespace::<u64, u64>("n").near(true).build().unwrap();
-        for round in 0..2 {
-            let value = ends(rule, values.get_or_load(&1, || async { Given::Ok(1) })).await;
-            assert_eq!(*value.unwrap(), 1, "{rule} in round {round}");
+        for near in [true, false] {
+            let cache = quick(format!("redis://app:pw@{}", server.addr())).await;
+            let values = cache.namespace::<u64, u64>("n").near(near).build().unwrap();
+            for round in 0..2 {
+                let value = ends(rule, values.get_or_load(&1, || async { Given::Ok(1) })).await;
+                assert_eq!(*value.unwrap(), 1, "{rule} in round {round}, near {near}");
+            }
         }
     }
     let refusals =

@@ -98,6 +98,7 @@ fn acceptor(identity: &Identity) -> TlsAcceptor {
 async fn pass(acceptor: TlsAcceptor, stream: TcpStream, behind: SocketAddr) {
     // Who does not trust us ends here.
     let Ok(mut stream) = acceptor.accept(stream).await else { return };
-    let mut behind = TcpStream::connect(behind).await.unwrap();
+    // Nor does what comes once the server behind has gone.
+    let Ok(mut behind) = TcpStream::connect(behind).await else { return };
     _ = tokio::io::copy_bidirectional(&mut stream, &mut behind).await;
 }

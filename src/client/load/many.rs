@@ -37,9 +37,15 @@ struct Want<T> {
     leader: Leader<Answer<T>>,
     waited: bool,
     reloaded: bool,
+    /// Whether its flight is told of changes.
+    told: bool,
 }
 
 impl<T> Want<T> {
+    fn new(at: usize, ask: Ask, stale: Option<Answer<T>>, leader: Leader<Answer<T>>) -> Self {
+        Self { at, ask, stale, leader, waited: false, reloaded: false, told: false }
+    }
+
     /// Whether its caller has an answer if it is not loaded in time.
     fn can_be_served(&self) -> bool {
         self.stale.is_some()
@@ -172,7 +178,6 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     fn board(&mut self, pending: &[usize], loads: bool) -> (Leaders<T>, Followers<T>) {
         let (mut leaders, mut followers) = (Vec::new(), Vec::new());
         let (within, kind) = (self.frames.flights(), if loads { Kind::Load } else { Kind::Lookup });
-        let told = self.family.is_told();
         for at in pending.iter().copied() {
             let key = &self.keys[at];
             if loads && self.frames.load(key) {
@@ -181,7 +186,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 continue;
             }
             let flights = &self.family.path.coherence.flights;
-            match flights.board(key, kind, told, &within, self.frames.inner()) {
+            match flights.board(key, kind, &within, self.frames.inner()) {
                 Seat::Lead(leader) => leaders.push((at, leader)),
                 Seat::Follow(follower) => {
                     self.family.reads.count(Read::Joined);
@@ -203,8 +208,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
         if leaders.is_empty() {
             return wanted;
         }
-        let want =
-            |at, ask, leader| Want { at, ask, stale: None, leader, waited: false, reloaded: false };
+        let want = |at, ask, leader| Want::new(at, ask, None, leader);
         if loads && !family.path.breaker.allows_load() {
             wanted.extend(leaders.into_iter().map(|(at, leader)| want(at, Ask::Missing, leader)));
             return wanted;
@@ -307,23 +311,17 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             return None;
         }
         let flights = &self.family.path.coherence.flights;
-        let leader = match flights.board(
-            key,
-            Kind::Refresh,
-            true,
-            &self.frames.flights(),
-            self.frames.inner(),
-        ) {
-            Seat::Lead(leader) => leader,
-            Seat::Follow(follower) => return Some(Again::Join(follower)),
-            Seat::Cycle => return None,
-        };
+        let leader =
+            match flights.board(key, Kind::Refresh, &self.frames.flights(), self.frames.inner()) {
+                Seat::Lead(leader) => leader,
+                Seat::Follow(follower) => return Some(Again::Join(follower)),
+                Seat::Cycle => return None,
+            };
         if due.from != ReadFrom::Stale {
             self.family.reads.count(Read::EarlyRefresh);
         }
         let ask = Ask::Within(self.family.due_within());
-        let stale = Some(due);
-        Some(Again::Load(Want { at, ask, stale, leader, waited: false, reloaded: false }))
+        Some(Again::Load(Want::new(at, ask, Some(due), leader)))
     }
 
     /// Waits for the flights that others lead.

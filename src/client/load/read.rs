@@ -69,11 +69,10 @@ impl Family {
         }
         let kind = if loads { Kind::Load } else { Kind::Lookup };
         let (within, inner) = (frames.flights(), frames.inner());
-        let told = self.is_told();
         let limit = Instant::now() + self.options.hard_timeout;
         let flights = &self.path.coherence.flights;
         loop {
-            let follower = match flights.board::<Answer<T>>(key, kind, told, &within, inner) {
+            let follower = match flights.board::<Answer<T>>(key, kind, &within, inner) {
                 Seat::Lead(leader) => return self.lead(key, source, leader, &frames, loads).await,
                 Seat::Follow(follower) => follower,
                 Seat::Cycle => {
@@ -186,7 +185,7 @@ impl Family {
         let soft = self.options.soft_timeout;
         let flights = &self.path.coherence.flights;
         let (within, inner) = (frames.flights(), frames.inner());
-        let leader = match flights.board::<Answer<T>>(key, Kind::Refresh, true, &within, inner) {
+        let leader = match flights.board::<Answer<T>>(key, Kind::Refresh, &within, inner) {
             Seat::Lead(leader) => leader,
             Seat::Follow(follower) if !soft.is_zero() => {
                 return match timeout(soft, follower.landed()).await {

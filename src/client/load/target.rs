@@ -90,11 +90,6 @@ impl Family {
         self.room.as_ref().map(|room| room.begin(key))
     }
 
-    /// Whether its reads are told of changes, while all is well.
-    pub(crate) fn is_told(&self) -> bool {
-        self.lane != Lane::Data
-    }
-
     /// A batch of the family's reads.
     pub(crate) fn batch(&self, op: Op) -> Batch {
         let batch = Batch::one(self.name, op).on(self.lane.clone());

@@ -56,9 +56,14 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
         }
         let limit = Instant::now() + family.options.hard_timeout;
         let (mut ask, mut waited, mut reloaded, mut poll) = (self.ask, false, false, FIRST_POLL);
+        let flights = &path.coherence.flights;
+        let mut told = false;
         let terms = family.terms();
         let lease_key = key.lease();
         loop {
+            if !told {
+                flights.untold(key, self.flight);
+            }
             // Before the question: a change after its answer is not missed.
             let watch = path.wakeups.watch([key, &lease_key]);
             let reading = family.begin(key);
@@ -73,9 +78,11 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
             };
             path.breaker.answered_load();
             let Asked { leased, lease, vouch, sent } = asked;
-            let told = vouch.is_some_and(|vouch| vouch.holds());
-            // Who waits looks again: what comes of that is newer than whoever joins until then.
-            path.coherence.flights.told(key, self.flight, told || lease.is_none());
+            told = vouch.is_some_and(|vouch| vouch.holds());
+            // Who waits asks again: until then, the result does not rest on anything yet.
+            if told || lease.is_none() {
+                flights.told(key, self.flight);
+            }
             let takes_nothing = source.takes_nothing();
             let judge = |found: Fetched| {
                 family.judge(key, found, sent, reading, vouch.as_ref(), takes_nothing)
@@ -192,7 +199,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
 
     /// The store cannot be asked: the origin answers, and nothing is stored.
     async fn without_store<S: Source<T>>(&self, source: &mut S) -> Result<Answer<T>> {
-        self.family.path.coherence.flights.told(&self.key, self.flight, false);
+        self.family.path.coherence.flights.untold(&self.key, self.flight);
         match self.call(source).await {
             Ok(Loaded { value: Ok(value), .. }) => {
                 Ok(Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded })

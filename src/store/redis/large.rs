@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::link::{Link, Live};
 use crate::key::SLOTS;
-use crate::op::{Batch, Op, Replies, Reply};
+use crate::op::{Batch, Fetched, Op, Replies, Reply};
 
 /// From here on others do not wait behind it: at 10 Gbit/s it is on its way for about 50 µs, as long as a round trip within
 /// a data centre.
@@ -50,14 +50,17 @@ impl LargeValues {
         let [Ok(reply)] = replies.results() else { return };
         let bytes = match (batch.ops(), reply) {
             (_, Reply::Value(Some(value))) => value.len(),
-            (_, Reply::Fetched(found)) => {
-                found.iter().flat_map(|one| &one.value).map(|value| value.len()).sum()
-            }
+            (_, Reply::Fetched(found)) => match &found[..] {
+                [Fetched { value: Some(value), .. }] => value.len(),
+                _ => return,
+            },
             (_, Reply::List(elements)) => elements.iter().map(|element| element.len()).sum(),
             (_, Reply::Pairs(pairs)) => {
                 pairs.iter().map(|(field, value)| field.len() + value.len()).sum()
             }
-            ([Op::Set { value, .. } | Op::Overwrite { value, .. }], _) => value.len(),
+            ([Op::Set { value, .. } | Op::Overwrite { value, .. } | Op::Fill { value, .. }], _) => {
+                value.len()
+            }
             _ => return,
         };
         let large = bytes > LARGE;
@@ -108,6 +111,7 @@ mod tests {
 
     use super::*;
     use crate::key::Key;
+    use crate::ttl::Ttl;
 
     #[test]
     fn a_key_with_a_large_value_is_known_until_its_value_is_small() {
@@ -130,6 +134,15 @@ mod tests {
         answers.learn(&set(LARGE + 1), &written);
         assert!(expected(&get("k")));
         answers.learn(&set(1), &written);
+        assert!(!expected(&get("k")));
+        // Read through: what is not there says nothing of what was.
+        let fetch = Batch::one("get", Op::Fetch { keys: vec![Key::new("k").unwrap()] });
+        let found =
+            |value| Replies::one(Ok(Reply::Fetched(vec![Fetched { value, ttl: Ttl::Persistent }])));
+        answers.learn(&fetch, &found(Some(Bytes::from(vec![0; LARGE + 1]))));
+        answers.learn(&fetch, &found(None));
+        assert!(expected(&get("k")));
+        answers.learn(&fetch, &found(Some(Bytes::new())));
         assert!(!expected(&get("k")));
     }
 }

@@ -43,6 +43,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     ) {
         let family = self.family;
         let path = &family.path;
+        let flights = &path.coherence.flights;
         let terms = family.terms();
         while !wanted.is_empty() {
             let is_late = late.is_some_and(|late| Instant::now() >= late);
@@ -57,6 +58,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 .map(|want| &self.keys[want.at])
                 .flat_map(|key| [key.clone(), key.lease()])
                 .collect();
+            for want in wanted.iter().filter(|want| !want.told) {
+                flights.untold(&self.keys[want.at], want.leader.id());
+            }
             let watch = path.wakeups.watch(&keys);
             let readings: Vec<_> =
                 wanted.iter().map(|want| family.begin(&self.keys[want.at])).collect();
@@ -114,10 +118,11 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     ) {
         let family = self.family;
         let key = &self.keys[want.at];
-        let told = asked.vouch.is_some_and(|vouch| vouch.holds());
-        // Who waits looks again: what comes of that is newer than whoever joins until then.
-        let flights = &family.path.coherence.flights;
-        flights.told(key, want.leader.id(), told || asked.lease.is_none());
+        want.told = asked.vouch.is_some_and(|vouch| vouch.holds());
+        // Who waits asks again: until then, the result does not rest on anything yet.
+        if want.told || asked.lease.is_none() {
+            family.path.coherence.flights.told(key, want.leader.id());
+        }
         if let (None, LeaseState::Held { remaining }) = (&asked.lease, &asked.leased.lease) {
             if let Some(stale) = want.stale.clone() {
                 return self.land_want(want, Ok(stale));
@@ -126,7 +131,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 family.reads.count(Read::LeaseWait);
                 want.waited = true;
             }
-            round.told &= told;
+            round.told &= want.told;
             round.next = round.next.min(Instant::now() + *remaining + SLACK);
             round.held.push(want);
             return;
@@ -243,7 +248,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     async fn without_store<S: ManySource<T>>(&mut self, wanted: Vec<Want<T>>, source: &mut S) {
         for want in &wanted {
             let flights = &self.family.path.coherence.flights;
-            flights.told(&self.keys[want.at], want.leader.id(), false);
+            flights.untold(&self.keys[want.at], want.leader.id());
         }
         match self.call(&wanted, source).await {
             Err(error) => self.fail(wanted, &error),
