@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use crate::error::Result;
 use crate::key::Key;
 
-/// For how long others may join a flight of which nobody would tell that it became void: as late as that a change is
-/// told at most while all is well.
+/// For how long others may join a flight while nobody would tell it of a change: as long as being told takes at most
+/// while all is well.
 const UNTOLD: Duration = Duration::from_millis(100);
 
 /// What a flight is for. Flights of different kinds do not share.
@@ -55,7 +55,8 @@ struct Open {
     kind: Kind,
     of: TypeId,
     result: watch::Receiver<Option<Landed>>,
-    // Since when it does what its result rests on, and nobody tells of changes.
+    // Since when it does what its result rests on, and nobody tells of changes. Nothing if it is told, or waits and will
+    // ask again.
     untold: Option<Instant>,
     // Whether the key was changed since it began. Only a refresh stays in the table then.
     outdated: bool,
@@ -121,10 +122,14 @@ impl Flights {
         let mut table = self.table();
         let there = table.open.entry(key.bytes().clone()).or_default();
         let mut fitting = there.iter().filter(|open| open.kind == kind && open.of == of);
-        if let Some(open) = fitting.find(|open| open.serves() || kind == Kind::Refresh) {
+        let found = fitting.find_map(|open| {
+            if open.serves() {
+                return Some((open.id, open.result.clone()));
+            }
             // What a refresh brings may be older than what this caller has already: then it is not for this one.
-            let result = if open.serves() { open.result.clone() } else { watch::channel(None).1 };
-            let id = open.id;
+            (kind == Kind::Refresh).then(|| (open.id, watch::channel(None).1))
+        });
+        if let Some((id, result)) = found {
             if within.iter().any(|mine| table.reaches(id, *mine)) {
                 return Seat::Cycle;
             }
@@ -164,6 +169,11 @@ impl Flights {
         self.mark(key, id, None);
     }
 
+    /// A flight waits, and will ask again: its result rests on nothing yet, and anybody may join.
+    pub(crate) fn waits(&self, key: &Key, id: FlightId) {
+        self.mark(key, id, None);
+    }
+
     /// A flight begins what its result will rest on, and nobody tells of changes meanwhile: who comes much later opens
     /// another one.
     pub(crate) fn untold(&self, key: &Key, id: FlightId) {
@@ -174,7 +184,11 @@ impl Flights {
         let mut table = self.table();
         let open = table.open.get_mut(key.as_bytes());
         if let Some(open) = open.and_then(|open| open.iter_mut().find(|open| open.id == id)) {
-            open.untold = untold;
+            // What a refresh falls back on is what its caller had at first.
+            open.untold = match (open.kind, open.untold) {
+                (Kind::Refresh, Some(since)) if untold.is_some() => Some(since),
+                _ => untold,
+            };
         }
     }
 
@@ -281,8 +295,8 @@ impl<A> Drop for Leader<A> {
 }
 
 impl<A: Clone + Send + Sync + 'static> Follower<A> {
-    /// What the flight came to. Nothing if its leader went away, or if it is a refresh that began before a change of
-    /// the key that this caller came after.
+    /// What the flight came to. Nothing if its leader went away, or if it is a refresh that this caller came too late
+    /// for.
     pub(crate) async fn landed(mut self) -> Option<Result<A>> {
         arrived(&mut self.result).await
     }

@@ -17,8 +17,8 @@ pub enum Lane {
     /// Those for data.
     #[default]
     Data,
-    /// Those that tell of changes to what was read over them, key by key: for reads that are kept, and for
-    /// who waits for a change. A store that cannot tell answers all the same, without a [`Vouch`](super::Vouch).
+    /// Those that tell of changes to what was read over them, key by key: for reads that are kept, for
+    /// leases and locks, and for who waits for a change. A store that cannot tell answers all the same, without a [`Vouch`](super::Vouch).
     Tracked,
     /// Those that tell of changes to every key with this prefix, whether it was read or not.
     Broadcast(Arc<str>),

@@ -226,9 +226,10 @@ pub struct ReadStats {
     pub misses: u64,
     /// Runs of a loader in this process, refreshes included.
     pub loads: u64,
-    /// Reads that joined a load under way in this process.
+    /// How often a read joined another's read or load under way in this process.
     pub joined: u64,
-    /// Reads that waited for the holder of the key's lease, in another process as a rule.
+    /// Reads that waited for the holder of the key's lease: in another process, or in this one if its load was too old
+    /// to be joined.
     pub lease_waits: u64,
     /// Leases taken after waiting for a holder that ended without a value: it failed, or died.
     pub takeovers: u64,

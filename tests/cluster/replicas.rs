@@ -117,6 +117,11 @@ async fn plain_reads_go_to_replicas_and_nothing_else_does() {
         let guard = cache.lock(&key).acquire().await.unwrap();
         assert!(guard.release().await.unwrap());
     }
+    cache.set_many([("{t}:a", 1), ("{t}:b", 2)], None).await.unwrap();
+    let none = |_: Vec<&str>| async { Ok::<_, std::io::Error>(Vec::<(&str, u64)>::new()) };
+    let life = Duration::from_secs(60);
+    let both = cache.get_or_load_many(["{t}:a", "{t}:b"], life, none).await.unwrap();
+    assert_eq!(both.into_iter().map(|one| *one.unwrap().unwrap()).sum::<u64>(), 3);
     let after = (by_role(&cluster, "get").await, by_role(&cluster, "mget").await);
     let (moved, readonly) = (cluster.refusals("MOVED").await, cluster.refusals("READONLY").await);
     println!(
@@ -125,7 +130,7 @@ async fn plain_reads_go_to_replicas_and_nothing_else_does() {
     );
     let at_replicas = |counts: ((u64, u64), (u64, u64))| (counts.0.1, counts.1.1);
     assert_eq!(at_replicas(after), at_replicas(before), "one was asked for more than a plain read");
-    assert!(after.0.0 >= before.0.0 + 4 * KEYS);
+    assert!(after.0.0 >= before.0.0 + 4 * KEYS && after.1.0 > before.1.0);
     assert_eq!((moved, readonly), (0, 0), "a replica was sent a write");
 }
 

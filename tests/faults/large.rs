@@ -179,22 +179,22 @@ async fn small_reads_are_answered_while_something_large_is_held_back() {
         assert_eq!(large.await.unwrap(), BYTES);
     }
 
-    // A read through, of which the first shows how large it is.
+    // A read through, of which the first shows how large it is: somebody else wrote it. And one that loads it.
     let read = |key: &'static str| {
         let cache = cache.clone();
         tokio::spawn(async move {
-            let lost = || async { Err::<String, _>(std::io::Error::other("lost")) };
-            cache.get_or_load(key, Duration::from_secs(60), lost).await.unwrap().len()
+            let load = || async { Ok::<_, std::io::Error>("d".repeat(BYTES)) };
+            cache.get_or_load(key, Duration::from_secs(60), load).await.unwrap().len()
         })
     };
-    cache
-        .set_value("document", serde_json::to_vec(&"d".repeat(BYTES)).unwrap(), None)
-        .await
-        .unwrap();
-    assert_eq!(read("document").await.unwrap(), BYTES);
-    for _ in 0..rounds {
+    server.command(&["SET", "document", &format!("\"{}\"", "d".repeat(BYTES))]).await;
+    for key in ["document", "loaded"] {
+        assert_eq!(read(key).await.unwrap(), BYTES);
+    }
+    assert_eq!(cache.stats().reads.values().map(|reads| reads.loads).sum::<u64>(), 1);
+    for round in 0..rounds {
         proxy.to_client.hold(20 << 10);
-        let large = read("document");
+        let large = read(if round % 2 == 0 { "loaded" } else { "document" });
         proxy.to_client.holds().await;
         for _ in 0..10 {
             assert!(small_is_there(&cache).await);

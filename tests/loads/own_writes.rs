@@ -31,7 +31,7 @@ async fn own_writes_are_read(place: Place) {
     }
     let cache = CacheClient::builder().url(place.url()).build().unwrap();
     let values = cache.namespace::<u64, u64>("v").near(true).build().unwrap();
-    // The same values, over the connections for data.
+    // The same values, looked for over the connections for data.
     let through = cache.namespace::<u64, u64>("v").build().unwrap();
     let acked: Arc<Vec<AtomicU64>> = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
     let turns: Arc<Vec<Mutex<u64>>> = Arc::new((0..KEYS).map(|_| Mutex::new(0)).collect());

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::store::MemoryStore;
+use futures_util::future::BoxFuture;
+use larder::op::{Batch, Replies};
+use larder::store::{Capabilities, InvalidationSink, MemoryStore, Store};
 use larder::testing::{Fault, Faulty};
-use larder::{CacheClient, ErrorKind, Key};
+use larder::{CacheClient, ErrorKind, Key, Namespace};
 use tokio::sync::{Notify, Semaphore};
 
 use super::{Loaded, alone, ends, stores, times};
@@ -147,57 +149,143 @@ async fn a_refresh_does_not_overwrite_a_rewrite_with_equal_bytes() {
 
 #[tokio::test(start_paused = true)]
 async fn who_reads_after_a_write_is_not_given_what_a_refresh_from_before_it_could_not_store() {
+    for case in 0..8 {
+        let [many, near, foreign] = [1, 2, 4].map(|bit| case & bit != 0);
+        let store = Faulty::new(MemoryStore::new());
+        let client = || CacheClient::builder().store(store.clone()).build().unwrap();
+        let (cache, other) = (client(), client());
+        let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+        let (opened, begun) = (Arc::clone(&gate), Arc::clone(&running));
+        let values = cache
+            .namespace::<u64, u64>("n")
+            .ttl(Duration::from_secs(1))
+            .grace(Duration::from_secs(60))
+            .soft_timeout(Duration::from_secs(5))
+            .jitter(0.0)
+            .early_refresh(0.0)
+            .near(near)
+            .loader(move |_| {
+                let (opened, begun) = (Arc::clone(&opened), Arc::clone(&begun));
+                async move {
+                    begun.notify_one();
+                    opened.acquire().await.unwrap().forget();
+                    Loaded::Ok(OLD)
+                }
+            })
+            .build()
+            .unwrap();
+        let read = || {
+            let values = values.clone();
+            tokio::spawn(async move {
+                if many {
+                    values.get_many(&[1]).await.unwrap().remove(0).map(|value| *value)
+                } else {
+                    values.get(&1).await.unwrap().map(|value| *value)
+                }
+            })
+        };
+        let theirs = other.namespace::<u64, u64>("n").ttl(Duration::from_secs(1));
+        let theirs = theirs.grace(Duration::from_secs(60)).jitter(0.0).build().unwrap();
+        let stale = async |value| {
+            let writer = if foreign { &theirs } else { &values };
+            writer.set(&1, &value).await.unwrap();
+            tokio::time::advance(Duration::from_secs(2)).await;
+        };
+        stale(OLD).await;
+        let before = read();
+        running.notified().await;
+        stale(NEW).await;
+        // It goes on, and cannot store what it brings.
+        let after = read();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        store.fail_every(1, Fault::Before(ErrorKind::Unavailable));
+        gate.add_permits(1);
+        assert_eq!(ends("before the write", before).await.unwrap(), Some(OLD));
+        assert_eq!(ends("after the write", after).await.unwrap(), Some(NEW));
+        assert!(store.failed() > 0 && cache.stats().reads["n"].refused_fills == 0);
+        assert_eq!(cache.stats().reads["n"].loads, 1);
+    }
+}
+
+/// Reads one key with a loader that takes so long: alone, or in a call for many.
+async fn slowly(
+    values: &Namespace<u64, u64>,
+    many: bool,
+    took: Duration,
+    gives: Option<u64>,
+) -> Option<u64> {
+    if many {
+        let loader = |_: Vec<&u64>| async move {
+            tokio::time::sleep(took).await;
+            Loaded::Ok(gives.map(|value| (1, value)))
+        };
+        let found = values.get_or_load_many(&[1], loader).await.unwrap().remove(0);
+        return found.unwrap().as_deref().copied();
+    }
+    let loader = || async move {
+        tokio::time::sleep(took).await;
+        Loaded::Ok(gives)
+    };
+    values.get_or_load(&1, loader).await.unwrap().as_deref().copied()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_is_told_of_changes_is_joined_for_as_long_as_it_takes() {
     for many in [false, true] {
-        for near in [false, true] {
-            let store = Faulty::new(MemoryStore::new());
-            let cache = CacheClient::builder().store(store.clone()).build().unwrap();
-            let (gate, running) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
-            let (opened, begun) = (Arc::clone(&gate), Arc::clone(&running));
-            let values = cache
-                .namespace::<u64, u64>("n")
-                .ttl(Duration::from_secs(1))
-                .grace(Duration::from_secs(60))
-                .soft_timeout(Duration::from_secs(5))
-                .jitter(0.0)
-                .early_refresh(0.0)
-                .near(near)
-                .loader(move |_| {
-                    let (opened, begun) = (Arc::clone(&opened), Arc::clone(&begun));
-                    async move {
-                        begun.notify_one();
-                        opened.acquire().await.unwrap().forget();
-                        Loaded::Ok(OLD)
-                    }
-                })
-                .build()
-                .unwrap();
-            let read = || {
-                let values = values.clone();
-                tokio::spawn(async move {
-                    if many {
-                        values.get_many(&[1]).await.unwrap().remove(0).map(|value| *value)
-                    } else {
-                        values.get(&1).await.unwrap().map(|value| *value)
-                    }
-                })
-            };
-            let stale = async |value| {
-                values.set(&1, &value).await.unwrap();
-                tokio::time::advance(Duration::from_secs(2)).await;
-            };
-            stale(OLD).await;
-            let before = read();
-            running.notified().await;
-            stale(NEW).await;
-            // It goes on, and cannot store what it brings.
-            let after = read();
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            store.fail_every(1, Fault::Before(ErrorKind::Unavailable));
-            gate.add_permits(1);
-            assert_eq!(ends("before the write", before).await.unwrap(), Some(OLD));
-            assert_eq!(ends("after the write", after).await.unwrap(), Some(NEW));
-            assert!(store.failed() > 0 && cache.stats().reads["n"].refused_fills == 0);
-            assert_eq!(cache.stats().reads["n"].loads, 1);
-        }
+        let cache = CacheClient::memory();
+        let values = super::numbers(&cache);
+        let second = Duration::from_secs(1);
+        let late = async {
+            tokio::time::sleep(second / 2).await;
+            slowly(&values, many, second, None).await
+        };
+        let found = tokio::join!(slowly(&values, many, second, None), late);
+        let reads = &cache.stats().reads["n"];
+        assert_eq!((found, reads.loads, reads.joined), ((None, None), 1, 1), "many {many}");
+    }
+}
+
+/// A store that tells nobody of changes, as sessions of the caller's own are.
+struct Untold(Faulty<MemoryStore>);
+
+impl Store for Untold {
+    fn run(&self, batch: Batch) -> BoxFuture<'_, larder::Result<Replies>> {
+        let running = self.0.run(batch);
+        Box::pin(async move { Ok(Replies::many(running.await?.into_results())) })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn on_invalidation(&self, _sink: Arc<dyn InvalidationSink>) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_of_whose_changes_nobody_tells_is_not_joined_by_who_reads_after_one() {
+    for many in [false, true] {
+        let store = Faulty::new(MemoryStore::new());
+        let other = CacheClient::builder().store(store.clone()).build().unwrap();
+        let cache = CacheClient::builder().store(Untold(store)).build().unwrap();
+        let (values, theirs) = (super::numbers(&cache), super::numbers(&other));
+        let secs = Duration::from_secs;
+        let begun = tokio::time::Instant::now();
+        // Waits for the lease first: what it brings rests on what begins after that.
+        let first = async {
+            tokio::time::sleep(secs(1)).await;
+            slowly(&values, many, secs(10), Some(OLD)).await
+        };
+        let second = async {
+            tokio::time::sleep(secs(6)).await;
+            theirs.set(&1, &NEW).await.unwrap();
+            tokio::time::sleep(secs(1)).await;
+            (slowly(&values, many, secs(10), Some(OLD)).await, begun.elapsed())
+        };
+        let (nothing, first, (second, after)) =
+            tokio::join!(slowly(&theirs, many, secs(2), None), first, second);
+        assert_eq!((nothing, first, second), (None, Some(NEW), Some(NEW)), "many {many}");
+        assert!(after < secs(8), "it waited: {after:?}");
+        let reads = &cache.stats().reads["n"];
+        assert_eq!((reads.lease_waits, reads.loads, reads.refused_fills), (1, 1, 1));
     }
 }

@@ -79,8 +79,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
             path.breaker.answered_load();
             let Asked { leased, lease, vouch, sent } = asked;
             told = vouch.is_some_and(|vouch| vouch.holds());
-            // Who waits asks again: until then, the result does not rest on anything yet.
-            if told || lease.is_none() {
+            if told {
                 flights.told(key, self.flight);
             }
             let takes_nothing = source.takes_nothing();
@@ -99,6 +98,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                     family.reads.count(Read::Takeover);
                 }
                 drop(watch);
+                if !told {
+                    flights.untold(key, self.flight);
+                }
                 match self.load(source, lease).await? {
                     Filled::Answer(answer) => return Ok(answer),
                     // The key was invalidated while it was loaded: what was loaded may be old.
@@ -124,6 +126,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                 family.reads.count(Read::LeaseWait);
                 waited = true;
             }
+            flights.waits(key, self.flight);
             let pause = if told { remaining + SLACK } else { poll.min(remaining + SLACK) };
             poll = (poll * 2).min(LAST_POLL);
             let until = (Instant::now() + pause).min(limit);

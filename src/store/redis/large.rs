@@ -58,9 +58,8 @@ impl LargeValues {
             (_, Reply::Pairs(pairs)) => {
                 pairs.iter().map(|(field, value)| field.len() + value.len()).sum()
             }
-            ([Op::Set { value, .. } | Op::Overwrite { value, .. } | Op::Fill { value, .. }], _) => {
-                value.len()
-            }
+            ([Op::Set { value, .. } | Op::Overwrite { value, .. }], _)
+            | ([Op::Fill { value, .. }], Reply::Filled { accepted: true, .. }) => value.len(),
             _ => return,
         };
         let large = bytes > LARGE;

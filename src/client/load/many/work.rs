@@ -118,10 +118,10 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     ) {
         let family = self.family;
         let key = &self.keys[want.at];
+        let flights = &family.path.coherence.flights;
         want.told = asked.vouch.is_some_and(|vouch| vouch.holds());
-        // Who waits asks again: until then, the result does not rest on anything yet.
-        if want.told || asked.lease.is_none() {
-            family.path.coherence.flights.told(key, want.leader.id());
+        if want.told {
+            flights.told(key, want.leader.id());
         }
         if let (None, LeaseState::Held { remaining }) = (&asked.lease, &asked.leased.lease) {
             if let Some(stale) = want.stale.clone() {
@@ -131,6 +131,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 family.reads.count(Read::LeaseWait);
                 want.waited = true;
             }
+            flights.waits(key, want.leader.id());
             round.told &= want.told;
             round.next = round.next.min(Instant::now() + *remaining + SLACK);
             round.held.push(want);
@@ -150,6 +151,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             (Ok(Seen::Missing | Seen::Unfit), Some(lease)) => {
                 if want.waited {
                     family.reads.count(Read::Takeover);
+                }
+                if !want.told {
+                    flights.untold(key, want.leader.id());
                 }
                 round.granted.push((want, lease));
             }

@@ -14,8 +14,9 @@ use super::topology::Map;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Lane, Op, Replies, Reply, Vouch};
 
-/// How often a call is sent on before it is an error: once for a slot that moved, some more for one that moves back.
-const MOST_HOPS: u32 = 5;
+/// How often a call is sent on before it is an error: once for a slot that moved, some more for one that moves back, and with
+/// pauses for as long as nodes take to tell each other. The deadline ends it before, as a rule.
+const MOST_HOPS: u32 = 16;
 
 /// A batch on its way.
 pub(super) struct Trip<'a> {
