@@ -153,7 +153,8 @@ async fn nodes_that_send_on_to_each_other_are_asked_a_few_times_and_no_more() {
         "{error}"
     );
     assert_eq!(error.code(), Some("MOVED"));
-    assert!((6..=17).contains(&hops), "{hops}");
+    // More than the two without a pause and three short ones, and no endless circle.
+    assert!((7..=17).contains(&hops), "{hops}");
     assert!(started.elapsed() < DEADLINE);
 }
 

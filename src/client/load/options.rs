@@ -110,8 +110,8 @@ impl LoadOptions {
 
     /// How long a caller waits for a value that is being loaded again before it takes the stale one. The load
     /// goes on if its loader can outlive the call. Who comes after a change of the key, or more than 100 ms after a load
-    /// began of whose changes nobody tells, takes the stale value at once. Defaults to zero: the stale value at once. The one caller whose own
-    /// loader runs, a borrowed one, then waits for it up to the hard timeout. In a call for many keys the same holds for
+    /// began of whose changes nobody tells, does not wait. Defaults to zero: the stale value at once. The one caller whose
+    /// own loader runs, a borrowed one, then waits for it up to the hard timeout. In a call for many keys the same holds for
     /// each that has a stale value; as long as another one is missing, all are waited for.
     pub fn soft_timeout(mut self, timeout: Duration) -> Self {
         self.soft_timeout = timeout;
