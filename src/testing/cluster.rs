@@ -348,6 +348,7 @@ impl SlotMover {
     /// # Panics
     /// As [`move_slot`](Self::move_slot).
     pub async fn open(&mut self, slot: u16, from: usize, to: usize) {
+        self.has_heard_of(to, from).await;
         let (slot, source, target) = (slot.to_string(), self.id(from), self.id(to));
         self.ok(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source]).await;
         self.ok(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target]).await;
@@ -392,6 +393,21 @@ impl SlotMover {
         // The new one first, so that no node sends to one that sends back.
         self.ok(to, &["CLUSTER", "SETSLOT", &slot, "NODE", &target]).await;
         self.ok(from, &["CLUSTER", "SETSLOT", &slot, "NODE", &target]).await;
+    }
+
+    /// Waits until a node has heard of another's last claim. A node that takes a slot without knowing how new the claim of its
+    /// owner is may claim it with an older epoch: then it gives the slot back as soon as it hears, and nobody serves it.
+    async fn has_heard_of(&mut self, node: usize, of: usize) {
+        let claim = self.epoch(of, "cluster_my_epoch").await;
+        until("a node hears of another's claim", async || {
+            self.epoch(node, "cluster_current_epoch").await >= claim
+        })
+        .await;
+    }
+
+    async fn epoch(&mut self, at: usize, name: &str) -> u64 {
+        let info = self.send(at, &["CLUSTER", "INFO"]).await.text().unwrap_or_default();
+        field_of(&info, name).and_then(|epoch| epoch.parse().ok()).expect("a node has an epoch")
     }
 
     fn id(&self, at: usize) -> String {
