@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::key::Key;
-use crate::op::{Ask, Batch, Fetched, Lane, LeaseState, Leased, Op, Replaced, Replies, Vouch};
+use crate::op::{
+    Ask, Batch, Fetched, Lane, LeaseState, Leased, Op, Replaced, Replies, Reply, Vouch,
+};
 use crate::store::{Store, runtime};
 use crate::ttl::{Expiry, Ttl};
 
@@ -163,12 +165,13 @@ impl Lease {
         }
     }
 
-    /// Gives the lease back.
-    pub(crate) async fn release(mut self) {
-        if let Some(release) = self.take_release() {
-            // What cannot be given back now runs out by itself.
-            _ = self.store.run(release).await;
-        }
+    /// Gives the lease back. Answers whether it may have been there until now: if not, the key was written or invalidated
+    /// under it.
+    pub(crate) async fn release(mut self) -> bool {
+        let Some(release) = self.take_release() else { return true };
+        // What cannot be given back now runs out by itself.
+        let released = self.store.run(release).await.and_then(Replies::into_one);
+        released.and_then(Reply::into_bool).unwrap_or(true)
     }
 
     fn take_release(&mut self) -> Option<Batch> {

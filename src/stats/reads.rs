@@ -233,7 +233,7 @@ pub struct ReadStats {
     pub lease_waits: u64,
     /// Leases taken after waiting for a holder that ended without a value: it failed, or died.
     pub takeovers: u64,
-    /// Loaded values that the store did not take, since the key was written or invalidated meanwhile.
+    /// Loads whose result, a value or nothing, was not kept since the key was written or invalidated meanwhile.
     pub refused_fills: u64,
     /// Refreshes that began before the value was stale, by chance that grows towards its expiry.
     pub early_refreshes: u64,

@@ -104,6 +104,60 @@ async fn a_slow_load_never_overwrites_a_write_or_an_invalidation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_found_nothing_before_an_invalidation_is_loaded_again() {
+    let _turn = alone().await;
+    let (behind, stores) = stores().await;
+    for (store, cache) in stores {
+        let other = behind.another(store, &cache).await;
+        let theirs = super::numbers(&other);
+        let rounds = times(100);
+        for round in 0..rounds {
+            let (values, many) = (super::numbers(&cache), round % 2 == 0);
+            let (running, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+            let (begun, goes) = (Arc::clone(&running), Arc::clone(&go));
+            let read = tokio::spawn(async move {
+                let mut row = None;
+                let mut load = || {
+                    let (begun, goes, found) = (Arc::clone(&begun), Arc::clone(&goes), row);
+                    row = Some(NEW);
+                    async move {
+                        if found.is_none() {
+                            begun.notify_one();
+                            goes.notified().await;
+                        }
+                        found
+                    }
+                };
+                if many {
+                    let loader = |_: Vec<&u64>| {
+                        let loading = load();
+                        async move { Loaded::Ok(loading.await.map(|value| (round, value))) }
+                    };
+                    let found = values.get_or_load_many(&[round], loader).await.unwrap().remove(0);
+                    return found.unwrap().as_deref().copied();
+                }
+                let loader = || {
+                    let loading = load();
+                    async move { Loaded::Ok(loading.await) }
+                };
+                values.get_or_load(&round, loader).await.unwrap().as_deref().copied()
+            });
+            ends("the load begins", running.notified()).await;
+            // Somebody wrote the row, and says so: of a key that is not there the store tells nobody.
+            theirs.invalidate(&round).await.unwrap();
+            go.notify_one();
+            assert_eq!(ends("the read", read).await.unwrap(), Some(NEW), "{store}, many {many}");
+        }
+        let reads = &cache.stats().reads["n"];
+        println!(
+            "P20 {store}: {rounds} loads of nothing against invalidations, {} loads",
+            reads.loads
+        );
+        assert_eq!((reads.loads, reads.refused_fills), (2 * rounds, rounds));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refresh_does_not_overwrite_a_rewrite_with_equal_bytes() {
     let _turn = alone().await;
     let (_behind, stores) = stores().await;

@@ -157,8 +157,13 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
             }
         };
         let Some(kept) = self.family.kept_for(&value, ttl, lease.replaces()) else {
-            lease.release().await;
-            return Ok(Filled::Answer(Answer { value: None, from: ReadFrom::Loaded }));
+            let answer = Answer { value: None, from: ReadFrom::Loaded };
+            // There is no fill that would be refused.
+            if lease.release().await {
+                return Ok(Filled::Answer(answer));
+            }
+            self.family.reads.count(Read::RefusedFill);
+            return Ok(Filled::Refused(answer));
         };
         let (bytes, expiry) = match self.family.encode(&self.key, value.as_ref(), kept) {
             Ok(encoded) => encoded,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::future::{join, join_all};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
@@ -180,12 +181,13 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             Ok(loaded) => loaded,
             Err(error) => {
                 // Given back before anybody hears of the failure and tries again.
-                futures_util::future::join_all(leases.into_iter().map(Lease::release)).await;
+                join_all(leases.into_iter().map(Lease::release)).await;
                 self.fail(wanted, &error);
                 return Vec::new();
             }
         };
         let (mut fills, mut filled, mut released) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut nothing, mut unfilled) = (Vec::new(), Vec::new());
         for (want, lease) in wanted.into_iter().zip(leases) {
             let key = &self.keys[want.at];
             let Loaded { value, ttl } = loaded.remove(key).unwrap_or_else(Loaded::absent);
@@ -204,8 +206,8 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             let answer = Answer { value: answer.map(Arc::new), from: ReadFrom::Loaded };
             match encoded {
                 None => {
-                    released.push(lease);
-                    self.land_want(want, Ok(answer));
+                    nothing.push(lease);
+                    unfilled.push((want, answer));
                 }
                 Some(Err(error)) => {
                     released.push(lease);
@@ -218,8 +220,21 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 }
             }
         }
-        let sent = Lease::send(family.name, fills).await;
+        let released = join_all(nothing.into_iter().chain(released).map(Lease::release));
+        let (sent, held) = join(Lease::send(family.name, fills), released).await;
         let mut again = Vec::new();
+        for ((mut want, answer), held) in unfilled.into_iter().zip(held) {
+            // There is no fill that would be refused.
+            if !held {
+                family.reads.count(Read::RefusedFill);
+            }
+            if held || want.reloaded {
+                self.land_want(want, Ok(answer));
+            } else {
+                want.reloaded = true;
+                again.push(want);
+            }
+        }
         for ((mut want, answer), sent) in filled.into_iter().zip(sent) {
             let found = match sent {
                 Ok((true, _)) => {
@@ -245,7 +260,6 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 Err(error) => self.land_want(want, Err(error)),
             }
         }
-        futures_util::future::join_all(released.into_iter().map(Lease::release)).await;
         again
     }
 
