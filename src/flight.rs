@@ -31,8 +31,14 @@ pub(crate) enum Kind {
 /// A flight's number; no two flights of a process share one.
 pub(crate) type FlightId = usize;
 
-/// The result of a flight: a value of the type that it was boarded for, or an error.
-type Landed = Result<Arc<dyn Any + Send + Sync>>;
+/// What a flight came to.
+#[derive(Clone)]
+pub(crate) struct Landed {
+    // A value of the type that it was boarded for, or an error.
+    result: Result<Arc<dyn Any + Send + Sync>>,
+    // If it may be older than a change of the key: when what brought it began. It is for who boarded before.
+    before: Option<Instant>,
+}
 
 /// The flights of a client.
 #[derive(Default)]
@@ -103,6 +109,7 @@ pub(crate) struct Follower<A> {
     // The flights whose work waits here, and the one that it waits for.
     waiting: Vec<FlightId>,
     id: FlightId,
+    boarded: Instant,
     result: watch::Receiver<Option<Landed>>,
     of: std::marker::PhantomData<fn() -> A>,
 }
@@ -140,6 +147,7 @@ impl Flights {
                 flights: Arc::clone(self),
                 waiting: inner.to_vec(),
                 id,
+                boarded: Instant::now(),
                 result,
                 of: std::marker::PhantomData,
             });
@@ -253,16 +261,23 @@ impl<A: Clone + Send + Sync + 'static> Leader<A> {
     }
 
     /// Gives the result to all who wait, and closes the flight. Who boarded gets it; the leader goes on.
-    pub(crate) fn land(mut self, result: &Result<A>) {
+    pub(crate) fn land(self, result: &Result<A>) {
+        self.land_before(result, None);
+    }
+
+    /// The same of a result that may be older than a change of the key, if what brought it began at a time: who boarded
+    /// later boards anew.
+    pub(crate) fn land_before(mut self, result: &Result<A>, before: Option<Instant>) {
         self.leave();
         // Closed, nobody can board any more: most of the time nobody did.
         if self.result.receiver_count() == 0 {
             return;
         }
-        self.result.send_replace(Some(match result {
+        let result: Result<Arc<dyn Any + Send + Sync>> = match result {
             Ok(answer) => Ok(Arc::new(answer.clone())),
             Err(error) => Err(error.clone()),
-        }));
+        };
+        self.result.send_replace(Some(Landed { result, before }));
     }
 
     /// A seat for who handed the work to a task of its own.
@@ -295,23 +310,32 @@ impl<A> Drop for Leader<A> {
 }
 
 impl<A: Clone + Send + Sync + 'static> Follower<A> {
-    /// What the flight came to. Nothing if its leader went away, or if it is a refresh that this caller came too late
-    /// for.
+    /// What the flight came to. Nothing if its leader went away, or if this caller came too late for it.
     pub(crate) async fn landed(mut self) -> Option<Result<A>> {
-        arrived(&mut self.result).await
+        let landed = landing(&mut self.result).await?;
+        landed.before.is_none_or(|before| self.boarded < before).then_some(landed)?.into_result()
     }
 }
 
-/// What a flight comes to. Nothing if its leader went away.
+/// What a flight comes to, for who leads it. Nothing if the work was dropped.
 pub(crate) async fn arrived<A: Clone + Send + Sync + 'static>(
     result: &mut watch::Receiver<Option<Landed>>,
 ) -> Option<Result<A>> {
-    let landed = result.wait_for(Option::is_some).await.ok()?.clone()?;
-    // The type stands in what was boarded.
-    Some(match landed {
-        Ok(answer) => Ok(answer.downcast_ref::<A>()?.clone()),
-        Err(error) => Err(error),
-    })
+    landing(result).await?.into_result()
+}
+
+async fn landing(result: &mut watch::Receiver<Option<Landed>>) -> Option<Landed> {
+    result.wait_for(Option::is_some).await.ok()?.clone()
+}
+
+impl Landed {
+    fn into_result<A: Clone + 'static>(self) -> Option<Result<A>> {
+        // The type stands in what was boarded.
+        Some(match self.result {
+            Ok(answer) => Ok(answer.downcast_ref::<A>()?.clone()),
+            Err(error) => Err(error),
+        })
+    }
 }
 
 impl<A> Drop for Follower<A> {
@@ -407,6 +431,23 @@ mod tests {
             assert!(matches!(board(), Seat::Lead(_)));
             assert!(!flights.any());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_older_than_a_change_is_for_who_came_before_it_began() {
+        let flights = Arc::new(Flights::default());
+        let leader = lead(&flights, "a", &[]);
+        flights.told(&key("a"), leader.id());
+        let mut own = leader.follow();
+        let early = follow(&flights, "a", &[]);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let began = Instant::now();
+        let late = follow(&flights, "a", &[]);
+        leader.land_before(&Ok(1), Some(began));
+        assert_eq!(arrived::<u32>(&mut own).await.unwrap().unwrap(), 1);
+        assert_eq!(early.landed().await.unwrap().unwrap(), 1);
+        assert!(late.landed().await.is_none());
+        lead(&flights, "a", &[]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -165,29 +165,26 @@ impl Lease {
         }
     }
 
-    /// Gives the lease back. Answers whether it may have been there until now: if not, the key was written or invalidated
-    /// under it.
-    pub(crate) async fn release(mut self) -> bool {
-        let Some(release) = self.take_release() else { return true };
-        // What cannot be given back now runs out by itself.
-        let released = self.store.run(release).await.and_then(Replies::into_one);
-        released.and_then(Reply::into_bool).unwrap_or(true)
+    /// Gives the lease back. Answers whether it was there until now: if not, the key was written or invalidated under it, or
+    /// it ran out.
+    pub(crate) async fn release(mut self) -> Result<bool> {
+        let released = self.store.run(self.given_back()).await.and_then(Replies::into_one);
+        // What cannot be given back now runs out by itself. A caller that goes away before this has it given back.
+        self.open = false;
+        released.and_then(Reply::into_bool)
     }
 
-    fn take_release(&mut self) -> Option<Batch> {
-        std::mem::take(&mut self.open).then(|| {
-            let op = Op::Release { key: self.key.lease(), id: self.token.clone() };
-            Batch::one("release_lease", op)
-        })
+    fn given_back(&self) -> Batch {
+        let op = Op::Release { key: self.key.lease(), id: self.token.clone() };
+        Batch::one("release_lease", op)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(release) = self.take_release() else { return };
         // Outside of a runtime it runs out by itself.
-        if runtime::is_here() {
-            let store = Arc::clone(&self.store);
+        if self.open && runtime::is_here() {
+            let (store, release) = (Arc::clone(&self.store), self.given_back());
             tokio::spawn(async move { _ = store.run(release).await });
         }
     }

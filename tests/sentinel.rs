@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use authority::Authority;
@@ -179,18 +179,18 @@ async fn go_on(group: &mut Group) {
                 written.iter().filter(|(_, at)| *at > announced).count() > 50
             })
             .await;
-            stop.store(true, Ordering::Relaxed);
-            let (refused, unsure) = writer.await.unwrap();
-            let all = std::mem::take(&mut *written.lock().unwrap());
-            let first = all.iter().map(|(_, at)| *at).find(|at| *at > announced);
-            resumes.push(first.expect("writes went on").duration_since(announced));
-            // The old primary comes back, and becomes a replica.
+            // The old primary comes back under the writes, and becomes a replica.
             match loss {
                 Loss::Killed => group.of.servers[old].restart().await,
                 Loss::Stopped => group.of.servers[old].resume().await,
                 Loss::Asked => {}
             }
             group.of.is_whole().await;
+            stop.store(true, Ordering::Relaxed);
+            let (refused, unsure) = writer.await.unwrap();
+            let all = std::mem::take(&mut *written.lock().unwrap());
+            let first = all.iter().map(|(_, at)| *at).find(|at| *at > announced);
+            resumes.push(first.expect("writes went on").duration_since(announced));
             let kept: HashSet<u64> =
                 cache.get_list(&list).await.unwrap().iter().map(|id| id.parse().unwrap()).collect();
             acked += all.len();
@@ -242,6 +242,46 @@ async fn is_left(group: &Group) {
     until("writes go on", async || cache.set_value("k", "w", None).await.is_ok()).await;
 }
 
+/// Of a sentinel, where the primary is.
+fn names(port: u16) -> String {
+    let port = port.to_string();
+    format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_answers_readonly_is_left_for_whom_the_sentinels_name() {
+    let _turn = alone().await;
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
+    let primary = Arc::new(AtomicU16::new(old.port()));
+    let named = Arc::clone(&primary);
+    // It names another one from some time on, and tells nobody: a refusal has to be enough.
+    let sentinel = ScriptedServer::start(move |_, args| match &*args[0] {
+        b"SENTINEL" => Scripted::answer(names(named.load(Ordering::SeqCst))),
+        b"HELLO" => Scripted::answer("-ERR unknown command\r\n"),
+        _ => Scripted::answer("+OK\r\n"),
+    })
+    .await;
+    let url = format!("redis+sentinel://{}/{NAME}", sentinel.addr());
+    let cache = CacheClient::builder().url(url).connect().await.unwrap();
+    cache.set_value("k", "before", None).await.unwrap();
+    primary.store(new.port(), Ordering::SeqCst);
+    let demoted = old.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    assert_eq!(demoted.text().as_deref(), Some("OK"));
+    // What may be sent twice goes on within its deadline; what may not is refused once at most on each connection.
+    cache.set_value("k", "after", None).await.unwrap();
+    let mut refused = 0;
+    while let Err(error) = cache.push_to_list("l", "x", Direction::Right).await {
+        assert_ne!(error.outcome(), Outcome::Unknown, "{error}");
+        refused += 1;
+    }
+    let value = new.command(&["GET", "k"]).await.text();
+    let pushed = new.command(&["LLEN", "l"]).await.int();
+    let errors = old.info("errorstat_READONLY").await;
+    println!("P12: READONLY leads to the new primary: {errors}, a push refused {refused} times");
+    assert_eq!((value.as_deref(), pushed), (Some("after"), Some(1)));
+    assert!(errors.starts_with("count=") && refused <= 2, "{errors}, {refused}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_sentinel_says_is_not_believed() {
     let answers = [
@@ -275,8 +315,7 @@ async fn what_no_sentinel_says_is_not_believed() {
 #[tokio::test]
 async fn sentinels_that_know_nobody_name_a_replica_or_are_silent_are_told_apart() {
     let replica = RedisServer::builder().arg("--replicaof").arg("127.0.0.1").arg("1").start().await;
-    let port = replica.port().to_string();
-    let named = format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len());
+    let named = names(replica.port());
     let (broken, refused) = ("-ERR canary\r\n", "-NOPERM canary\r\n");
     // What the first of them says, and what the others say.
     let cases = [

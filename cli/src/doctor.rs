@@ -71,7 +71,7 @@ impl Look<'_> {
     async fn connected(&self, server: &mut Server) -> Vec<Finding> {
         let facts = Facts::of(server).await;
         let mut findings = judge::all(&facts, self.place);
-        findings.extend(permissions::check(server, self.prefix, self.place.is_cluster()).await);
+        findings.extend(permissions::check(server, self.prefix, self.place).await);
         findings
     }
 

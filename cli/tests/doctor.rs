@@ -446,8 +446,23 @@ async fn a_cluster_is_looked_at_as_a_whole_and_node_by_node() {
     nodes.sort();
     assert_eq!(roles, nodes);
     assert_eq!(found.all.len(), 2 + 6 * (CHECKS.len() + 1));
-    let denied = found.all.iter().filter(|one| one["check"] == "permissions");
-    assert!(denied.clone().all(|one| one["state"] == "ok"), "{denied:?}");
+    for one in found.all.iter().filter(|one| one["check"] == "permissions") {
+        assert_eq!(one["state"], "ok", "{one}");
+        let allowed: BTreeSet<String> =
+            serde_json::from_value(one["details"]["allowed"].clone()).unwrap();
+        let of_clusters = ["asking", "cluster|nodes", "cluster|slots", "readonly"];
+        assert!(of_clusters.iter().all(|command| allowed.contains(*command)), "{allowed:?}");
+    }
+    for node in cluster.nodes() {
+        let user = ["ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-readonly"];
+        assert!(!node.command(&user).await.is_error());
+    }
+    let limited = cluster.url().replacen("://", "://limited:secret@", 1);
+    let found = Findings::of(larder(&["doctor"]).env("REDIS_URL", limited));
+    assert_eq!(found.code, 0, "advice is no problem");
+    let limited = found.all.iter().filter(|one| one["check"] == "permissions");
+    let limited: Vec<_> = limited.map(|one| (&one["state"], &one["details"]["denied"])).collect();
+    assert_eq!(limited, vec![(&json!("advice"), &json!(["readonly"])); 6]);
 
     // A URL for a single server leads to a node of it.
     let node = Findings::at(&format!("redis://{}", cluster.nodes()[0].addr()));

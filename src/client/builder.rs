@@ -191,11 +191,12 @@ impl Builder {
     }
 
     /// Whether calls fail at once while the server does not answer, instead of each waiting for its deadline: they are
-    /// not sent then ([`Outcome::NotSent`](crate::Outcome::NotSent)). Defaults to yes; a cluster and stores of your own have none.
+    /// not sent then ([`Outcome::NotSent`](crate::Outcome::NotSent)). Defaults to yes; stores of your own have none.
     ///
     /// That begins when five calls in a row got no answer by the end of their deadlines, over at least a second. From then on
     /// one call at a time asks the server and waits as ever, for a connection too; the first answer ends it. The
-    /// steps of locks and leases, and [`ping`](CacheClient::ping), always ask.
+    /// steps of locks and leases, and [`ping`](CacheClient::ping), always ask. In a cluster this holds for each node by itself, and
+    /// calls on keys of several nodes always ask.
     pub fn breaker(mut self, breaker: bool) -> Self {
         self.breaker = Some(breaker);
         self
@@ -208,8 +209,8 @@ impl Builder {
         self
     }
 
-    /// How many multiplexed connections carry the calls; one carries hundreds of tasks. Defaults to two: while
-    /// one comes back, calls go over the other.
+    /// How many multiplexed connections carry the calls; one carries hundreds of tasks. Defaults to two, and in a cluster
+    /// two to each primary: while one comes back, or carries something large, calls go over the other.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = Some(connections);
         self
@@ -451,11 +452,10 @@ impl Builder {
         if !mistakes.is_empty() {
             return;
         }
-        let connections = wanted.unwrap_or(CONNECTIONS);
         let patience = Patience::of(options);
         self.store = Some(Made::Redis(match seeds {
-            None => RedisStore::to(target, connections, most, patience),
-            Some(seeds) => RedisStore::cluster(seeds, target, connections, most, patience),
+            None => RedisStore::to(target, wanted.unwrap_or(CONNECTIONS), most, patience),
+            Some(seeds) => RedisStore::cluster(seeds, target, wanted, most, patience),
         }));
     }
 
@@ -496,11 +496,10 @@ impl Builder {
         }
         let coherent = Coherent::new(repeated, Arc::clone(&coherence));
         let bounded = Deadline::new(coherent, deadline);
-        let is_on = self.guarded
-            && redis.as_ref().is_some_and(|redis| !redis.is_cluster())
-            && self.breaker.unwrap_or(true);
+        let is_on = self.guarded && redis.is_some() && self.breaker.unwrap_or(true);
         let breaker = Arc::new(Breaker::new(is_on, recorder.breaker()));
-        let broken = Broken::new(bounded, Arc::clone(&breaker));
+        let servers = redis.as_ref().and_then(RedisStore::servers);
+        let broken = Broken::new(bounded, Arc::clone(&breaker), servers);
         let behind = redis.as_ref().map(RedisStore::backlog).unwrap_or_default();
         let gated = Gate::new(broken, deadline, limits, behind, Arc::clone(&recorder));
         let recording = self.observed.then(|| Arc::clone(&recorder));

@@ -1,5 +1,6 @@
-//! The breaker: while a store does not answer, one call at a time asks it, and the others fail at once.
+//! The breaker: while a store, or a node of a cluster, does not answer, one call at a time asks it, and the others fail at once.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +26,7 @@ const REST: Duration = Duration::from_millis(500);
 
 /// What is known of a store that does not answer. Loads rest at the first failure, calls without a loader later.
 pub(crate) struct Breaker {
-    // Whether calls are ever refused. Not those to a cluster: what one node does not answer, the others do.
+    // Whether calls are ever refused.
     is_on: bool,
     // Whether anything is amiss: as long as nothing is, calls look no further.
     is_troubled: AtomicBool,
@@ -35,12 +36,33 @@ pub(crate) struct Breaker {
 
 #[derive(Default)]
 struct State {
+    // Those that did not answer the last call.
+    servers: HashMap<ServerId, Server>,
+    loads_rest: Option<Instant>,
+}
+
+/// One server.
+struct Server {
     // Calls in a row without an answer, and when the first of them ended.
     unanswered: u32,
-    since: Option<Instant>,
+    since: Instant,
     is_open: bool,
     is_asked: bool,
-    loads_rest: Option<Instant>,
+}
+
+/// A number for each server of a store.
+pub(crate) type ServerId = u16;
+
+/// What a store that is one server calls it.
+const THE_ONE: ServerId = 0;
+
+/// Says which of a store's servers answers a call, where there are several: each of them may be away by itself.
+pub(crate) trait Servers: Send + Sync {
+    /// The server that a batch goes to. Nothing if it goes to several, or to anyone.
+    fn of(&self, batch: &Batch) -> Option<ServerId>;
+
+    /// Whether it is still one of them.
+    fn has(&self, server: ServerId) -> bool;
 }
 
 impl Breaker {
@@ -76,20 +98,23 @@ impl Breaker {
         if self.is_troubled.load(Ordering::Relaxed) {
             let mut state = self.state();
             state.loads_rest = None;
-            self.is_troubled.store(state.unanswered > 0, Ordering::Relaxed);
+            self.is_troubled.store(!state.servers.is_empty(), Ordering::Relaxed);
         }
     }
 
-    /// Lets a call through, or fails it. One that asks in the name of all is to be kept until it ended.
-    fn enter(&self, batch: &Batch) -> Result<Option<Asking<'_>>> {
+    /// Lets a call to a server through, or fails it. One that asks in the name of all is to be kept until it ended.
+    fn enter(&self, server: ServerId, batch: &Batch) -> Result<Option<Asking<'_>>> {
         let mut state = self.state();
-        if !state.is_open || batch.ops().iter().all(always_passes) {
+        let Some(known) = state.servers.get_mut(&server).filter(|server| server.is_open) else {
+            return Ok(None);
+        };
+        if batch.ops().iter().all(always_passes) {
             return Ok(None);
         }
-        if !std::mem::replace(&mut state.is_asked, true) {
-            return Ok(Some(Asking(self)));
+        if !std::mem::replace(&mut known.is_asked, true) {
+            return Ok(Some(Asking { breaker: self, server }));
         }
-        let since = state.since.map(|since| since.elapsed()).unwrap_or_default();
+        let since = known.since.elapsed();
         drop(state);
         self.recorder.refused();
         let tenths =
@@ -97,52 +122,72 @@ impl Breaker {
         Err(Error::new(
             ErrorKind::Unavailable,
             format!(
-                "the store has not answered for {tenths:?}, it rests; another call asks it just now"
+                "the server has not answered for {tenths:?}, it rests; another call asks it just now"
             ),
         )
         .with_outcome(Outcome::NotSent))
     }
 
-    /// What a call came to that was let through.
-    fn heard(&self, done: &Result<Replies>) {
+    /// What a call came to that was let through to a server.
+    fn heard(
+        &self,
+        done: &Result<Replies>,
+        is_alone: bool,
+        server: impl FnOnce() -> Option<ServerId>,
+    ) {
         match done {
             _ if !self.is_on => {}
             Err(error) if error.outcome() != Outcome::Rejected => {
-                // Other kinds are the call's own matter: they say nothing of the store.
-                if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
-                    self.unanswered();
+                // Other kinds are the call's own matter: they say nothing of the server.
+                if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
+                    && let Some(server) = server()
+                {
+                    self.unanswered(server);
                 }
             }
-            _ => self.answered(),
+            _ if !self.is_troubled.load(Ordering::Relaxed) => {}
+            _ => {
+                if let Some(server) = server() {
+                    self.forget(|id| id != server, is_alone);
+                }
+            }
         }
     }
 
-    fn unanswered(&self) {
+    fn unanswered(&self, server: ServerId) {
         let mut state = self.state();
-        state.unanswered = state.unanswered.saturating_add(1);
-        let since = *state.since.get_or_insert_with(Instant::now);
+        let known = state.servers.entry(server).or_insert_with(|| Server {
+            unanswered: 0,
+            since: Instant::now(),
+            is_open: false,
+            is_asked: false,
+        });
+        known.unanswered = known.unanswered.saturating_add(1);
         self.is_troubled.store(true, Ordering::Relaxed);
-        if !state.is_open && state.unanswered >= UNANSWERED && since.elapsed() >= FOR {
-            state.is_open = true;
+        if !known.is_open && known.unanswered >= UNANSWERED && known.since.elapsed() >= FOR {
+            known.is_open = true;
             drop(state);
             self.recorder.opened();
-            tracing::warn!(target: "larder", "the store does not answer: calls fail at once until it does");
+            tracing::warn!(target: "larder", server, "a server does not answer: calls fail at once until it does");
         }
     }
 
-    fn answered(&self) {
-        if !self.is_troubled.load(Ordering::Relaxed) {
-            return;
-        }
+    /// Keeps some of the servers that did not answer: the others did, or are gone. What was `heard_of_all` holds for loads too.
+    fn forget(&self, keep: impl Fn(ServerId) -> bool, heard_of_all: bool) {
         let mut state = self.state();
-        let was_open = state.is_open;
-        // Who asks at the moment says so when it ends.
-        *state = State { is_asked: state.is_asked, ..State::default() };
-        self.is_troubled.store(false, Ordering::Relaxed);
+        let is_open = |state: &State| state.servers.values().any(|server| server.is_open);
+        let was_open = is_open(&state);
+        state.servers.retain(|id, _| keep(*id));
+        if heard_of_all {
+            state.loads_rest = None;
+        }
+        let is_troubled = !state.servers.is_empty() || state.loads_rest.is_some();
+        self.is_troubled.store(is_troubled, Ordering::Relaxed);
+        let closed = was_open && !is_open(&state);
         drop(state);
-        if was_open {
+        if closed {
             self.recorder.closed();
-            tracing::info!(target: "larder", "the store answers again");
+            tracing::info!(target: "larder", "all servers answer again");
         }
     }
 
@@ -169,28 +214,44 @@ fn always_passes(op: &Op) -> bool {
 }
 
 /// The one call that asks, however it ends.
-struct Asking<'a>(&'a Breaker);
+struct Asking<'a> {
+    breaker: &'a Breaker,
+    server: ServerId,
+}
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.0.state().is_asked = false;
+        if let Some(server) = self.breaker.state().servers.get_mut(&self.server) {
+            server.is_asked = false;
+        }
     }
 }
 
-/// Fails calls while the store does not answer.
+/// Fails calls while their server does not answer.
 pub(crate) struct Broken<S> {
     inner: S,
     breaker: Arc<Breaker>,
+    // Nothing if there is one.
+    servers: Option<Arc<dyn Servers>>,
 }
 
 impl<S: Layer> Broken<S> {
-    pub(crate) fn new(inner: S, breaker: Arc<Breaker>) -> Self {
-        Self { inner, breaker }
+    pub(crate) fn new(inner: S, breaker: Arc<Breaker>, servers: Option<Arc<dyn Servers>>) -> Self {
+        Self { inner, breaker, servers }
     }
 
-    /// A call to a store that did not answer the last one.
+    fn server(&self, batch: &Batch) -> Option<ServerId> {
+        self.servers.as_ref().map_or(Some(THE_ONE), |servers| servers.of(batch))
+    }
+
+    /// A call while a server did not answer the last one.
     async fn in_trouble(&self, batch: &Batch) -> Result<Replies> {
-        let _asking = match self.breaker.enter(batch) {
+        if let Some(servers) = &self.servers {
+            self.breaker.forget(|id| servers.has(id), false);
+        }
+        let server = self.server(batch);
+        let asking = server.map_or(Ok(None), |server| self.breaker.enter(server, batch));
+        let _asking = match asking {
             Ok(asking) => asking,
             Err(error) => {
                 // A caller that tries again and again shall not keep the runtime from the one that asks.
@@ -199,7 +260,9 @@ impl<S: Layer> Broken<S> {
             }
         };
         let done = self.inner.call(batch).await;
-        self.breaker.heard(&done);
+        // A call that was sent on was answered by another one.
+        let by = || if done.is_ok() { self.server(batch) } else { server };
+        self.breaker.heard(&done, self.servers.is_none(), by);
         done
     }
 }
@@ -211,7 +274,9 @@ impl<S: Layer> Layer for Broken<S> {
             // Boxed, so that calls to a store that answers do not carry its room.
             return Either::Right(Box::pin(self.in_trouble(batch)));
         }
-        Either::Left(self.inner.call(batch).inspect(|done| self.breaker.heard(done)))
+        let heard =
+            |done: &_| self.breaker.heard(done, self.servers.is_none(), || self.server(batch));
+        Either::Left(self.inner.call(batch).inspect(heard))
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -286,7 +351,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_opens_after_five_failures_over_a_second_and_then_one_call_asks() {
         let (say, said) = watch::channel(failure(ErrorKind::Timeout, Outcome::Unknown));
-        let store = Broken::new(Says(said), breaker());
+        let store = Broken::new(Says(said), breaker(), None);
         for _ in 0..20 {
             assert!(!is_refused(&store.call(&exists()).await), "they failed at once");
         }
@@ -323,7 +388,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_the_server_refuses_and_what_is_the_calls_own_matter_does_not_open_it() {
         let (say, said) = watch::channel(None);
-        let store = Broken::new(Says(said), breaker());
+        let store = Broken::new(Says(said), breaker(), None);
         for (kind, outcome) in [
             (ErrorKind::Unavailable, Outcome::Rejected),
             (ErrorKind::Config, Outcome::NotSent),

@@ -24,7 +24,7 @@ pub(crate) mod tls;
 pub(crate) mod url;
 mod wake;
 
-pub(crate) use breaker::{Breaker, Broken};
+pub(crate) use breaker::{Breaker, Broken, ServerId, Servers};
 pub(crate) use budget::{
     BYTES_RANGE, Backlog, CALLS_RANGE, Limits, MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, request_bytes,
 };
@@ -133,6 +133,9 @@ pub struct Capabilities {
     pub outlives_process: bool,
     /// It can tell of changes, so that values may be kept near and waits need no polling.
     pub tracking: bool,
+    /// It was asked to, and the server would not: it speaks no RESP3, or the user may not use `CLIENT TRACKING`. Nothing is
+    /// kept near then, and who waits polls; it is asked again after a minute. In a cluster, what the node said that was asked last.
+    pub tracking_refused: bool,
 }
 
 impl<S: Store + ?Sized> Store for Arc<S> {

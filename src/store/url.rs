@@ -260,9 +260,6 @@ fn cluster<'a>(
     mistakes: &mut Mistakes,
 ) -> Option<(Vec<Address>, RedisTarget, Texts<'a>)> {
     let (seeds, target, texts) = servers(rest, known, true, mistakes)?;
-    if target.options.breaker.is_some() {
-        mistakes.add("`breaker` has no effect on a cluster; leave it out");
-    }
     if target.db != 0 {
         mistakes.add("a cluster has database 0 alone; leave the path out");
     }

@@ -348,7 +348,6 @@ impl SlotMover {
     /// # Panics
     /// As [`move_slot`](Self::move_slot).
     pub async fn open(&mut self, slot: u16, from: usize, to: usize) {
-        self.has_heard_of(to, from).await;
         let (slot, source, target) = (slot.to_string(), self.id(from), self.id(to));
         self.ok(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source]).await;
         self.ok(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target]).await;
@@ -390,6 +389,7 @@ impl SlotMover {
     /// As [`move_slot`](Self::move_slot).
     pub async fn close(&mut self, slot: u16, from: usize, to: usize) {
         let (slot, target) = (slot.to_string(), self.id(to));
+        self.has_heard_of(to, from).await;
         // The new one first, so that no node sends to one that sends back.
         self.ok(to, &["CLUSTER", "SETSLOT", &slot, "NODE", &target]).await;
         self.ok(from, &["CLUSTER", "SETSLOT", &slot, "NODE", &target]).await;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::testing::{FaultProxy, RedisServer, Scripted, ScriptedServer, readers};
-use larder::{CacheClient, ErrorKind};
+use larder::{CacheClient, ErrorKind, Outcome};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -281,8 +281,16 @@ async fn a_reply_is_the_same_however_it_is_cut() {
 async fn a_pipeline_of_a_million_commands_is_answered_one_by_one() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
-    let client = CacheClient::builder().url(server.url()).deadline(Duration::from_secs(120));
-    let cache = client.connect().await.unwrap();
+    let client = || CacheClient::builder().url(server.url()).deadline(Duration::from_secs(120));
+    // More than the budget holds is refused as a whole.
+    let narrow = client().max_in_flight_bytes(1 << 20).connect().await.unwrap();
+    let mut group = narrow.pipeline();
+    for _ in 0..10_000 {
+        group = group.incr_by("n", 1);
+    }
+    let error = group.run().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Overloaded, Outcome::NotSent));
+    let cache = client().max_in_flight_bytes(1 << 30).connect().await.unwrap();
     let count: i64 = if crate::full() { 1_000_000 } else { 100_000 };
     let mut group = cache.pipeline();
     for number in 0..count {

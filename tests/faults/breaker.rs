@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::testing::{FaultProxy, RedisServer};
+use larder::testing::{FaultProxy, RedisCluster, RedisServer};
 use larder::{Builder, CacheClient, Error, ErrorKind, LockOptions, Outcome};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,11 +27,11 @@ struct Callers {
 }
 
 impl Callers {
-    fn start(cache: &CacheClient) -> Self {
+    fn start(cache: &CacheClient, key: &'static str) -> Self {
         let (success, succeeded) = watch::channel(Instant::now());
         let (stop, mut tasks) = (Arc::<AtomicBool>::default(), JoinSet::new());
         for _ in 0..CALLERS {
-            tasks.spawn(keep_calling(cache.clone(), Arc::clone(&stop), success.clone()));
+            tasks.spawn(keep_calling(cache.clone(), key, Arc::clone(&stop), success.clone()));
         }
         Self { tasks, stop, succeeded }
     }
@@ -50,13 +50,14 @@ impl Callers {
 
 async fn keep_calling(
     cache: CacheClient,
+    key: &str,
     stop: Arc<AtomicBool>,
     success: watch::Sender<Instant>,
 ) -> Vec<Call> {
     let mut calls = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let asked = Instant::now();
-        let done = cache.get_value("key").await;
+        let done = cache.get_value(key).await;
         let now = Instant::now();
         calls.push((now, now - asked, done.is_ok()));
         if done.is_ok() {
@@ -91,7 +92,7 @@ async fn outage(breaker: bool, length: Duration) -> Outage {
     let mut server = RedisServer::start().await;
     let builder = CacheClient::builder().url(server.url()).deadline(DEADLINE).breaker(breaker);
     let cache = connected(builder).await;
-    let mut callers = Callers::start(&cache);
+    let mut callers = Callers::start(&cache, "key");
     server.kill().await;
     let down = Instant::now();
     tokio::time::sleep(length).await; // the outage
@@ -231,7 +232,7 @@ async fn a_restart_that_callers_can_wait_for_stays_invisible() {
     let builder = CacheClient::builder().url(server.url()).deadline(Duration::from_secs(4));
     let cache = connected(builder).await;
     let rounds = if full() { 20 } else { 3 };
-    let callers = Callers::start(&cache);
+    let callers = Callers::start(&cache, "key");
     for _ in 0..rounds {
         server.kill().await;
         tokio::time::sleep(Duration::from_millis(300)).await; // the length of the restart
@@ -268,4 +269,89 @@ async fn slow_commands_among_others_do_not_open_it() {
     }
     println!("breaker: {timed_out} writes timed out between reads that were answered");
     assert_eq!((timed_out, cache.stats().breaker.opened), (6, 0));
+}
+
+/// A key of the first node of a cluster of three, and one of the second.
+fn keys_of_two_nodes() -> [&'static str; 2] {
+    let keys = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let of = |slots: std::ops::Range<u16>| {
+        *keys.iter().find(|key| slots.contains(&RedisCluster::slot(key))).unwrap()
+    };
+    [of(0..5_000), of(6_000..10_000)]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_a_cluster_rests_alone() {
+    let _turn = alone().await;
+    // The others go on without it, and wait longer for it than this test takes.
+    let cluster = RedisCluster::with(3, 0, |server| {
+        let server = server.arg("--cluster-require-full-coverage").arg("no");
+        server.arg("--cluster-node-timeout").arg("60000")
+    })
+    .await;
+    let builder = CacheClient::builder().url(cluster.url()).deadline(DEADLINE);
+    let cache = connected(builder).await;
+    let keys @ [of_first, of_second] = keys_of_two_nodes();
+    for key in keys {
+        cache.set_value(key, "value", None).await.unwrap();
+    }
+    let mut callers = Callers::start(&cache, of_first);
+    let others = Callers::start(&cache, of_second);
+    cluster.nodes()[0].pause().await;
+    let down = Instant::now();
+    tokio::time::sleep(Duration::from_secs(4)).await; // the outage
+    let stats = cache.stats().breaker;
+    // Keys of several nodes belong to none of them: such a call waits.
+    let both = cache.get_many(keys).await.unwrap_err();
+    cluster.nodes()[0].resume().await;
+    let back = Instant::now();
+    let recovery = callers.succeed_after(back).await - back;
+    let (calls, others) = (callers.stop().await, others.stop().await);
+    let outage = |calls: &[Call]| {
+        let within = calls.iter().filter(|(at, ..)| *at > down && *at < back);
+        within.map(|(_, took, well)| (*took, *well)).collect::<Vec<_>>()
+    };
+    let mut waited: Vec<Duration> =
+        outage(&calls).into_iter().filter(|(_, well)| !well).map(|(took, _)| took).collect();
+    waited.sort();
+    let (calls, failed) = {
+        let others = outage(&others);
+        (others.len(), others.iter().filter(|(_, well)| !well).count())
+    };
+    println!(
+        "breaker, cluster: a node stopped for 4 s, {CALLERS} callers: {} calls failed after p50 {:.1} ms; back after {:.0} ms; of \
+         {calls} calls to another node {failed} failed; {stats:?}",
+        waited.len(),
+        ms(quantile(&waited, 0.5)),
+        ms(recovery),
+    );
+    assert!(stats.is_open && stats.opened == 1 && stats.refused > 100, "{stats:?}");
+    assert!(quantile(&waited, 0.5) < DEADLINE / 4);
+    assert!(calls > 1_000 && failed == 0);
+    assert!(!is_refusal(&both), "{both}");
+    assert!(recovery <= Duration::from_secs(1), "{recovery:?}");
+    assert!(!cache.stats().breaker.is_open);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_a_node_that_rests_go_on_at_the_replica_that_takes_its_place() {
+    let _turn = alone().await;
+    let mut cluster = RedisCluster::start().await;
+    let builder = CacheClient::builder().url(cluster.url()).deadline(DEADLINE);
+    let cache = connected(builder).await;
+    let [key, _] = keys_of_two_nodes();
+    let mut callers = Callers::start(&cache, key);
+    cluster.kill(0).await;
+    while !cache.stats().breaker.is_open {
+        tokio::time::sleep(Duration::from_millis(5)).await; // polled
+    }
+    cluster.is_primary(3).await;
+    let promoted = Instant::now();
+    let recovery = callers.succeed_after(promoted).await - promoted;
+    callers.stop().await;
+    cache.get_value(key).await.unwrap();
+    let stats = cache.stats().breaker;
+    println!("breaker, cluster: back {:.0} ms after the promotion; {stats:?}", ms(recovery));
+    assert!(recovery <= Duration::from_secs(2), "{recovery:?}");
+    assert!(stats.opened == 1 && !stats.is_open, "{stats:?}");
 }

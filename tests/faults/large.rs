@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::CacheClient;
-use larder::testing::RedisServer;
+use larder::testing::{RedisCluster, RedisServer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
@@ -113,9 +113,9 @@ impl Way {
 }
 
 /// A client with room for all of it, and two connections, as is the default.
-async fn connected(addr: SocketAddr) -> CacheClient {
+async fn connected(url: &str) -> CacheClient {
     let cache = CacheClient::builder()
-        .url(format!("redis://{addr}"))
+        .url(url)
         .deadline(Duration::from_secs(60))
         .max_in_flight_bytes(1 << 30);
     cache.connect().await.unwrap()
@@ -125,23 +125,61 @@ async fn small_is_there(cache: &CacheClient) -> bool {
     cache.get_bytes("small").await.unwrap().is_some_and(|value| value.len() == SMALL)
 }
 
+/// Small reads while something large is held back on one connection, and no other. Answers how many they were.
+async fn go_past(cache: &CacheClient, way: &Way, large: impl FnOnce() -> JoinHandle<usize>) -> u64 {
+    const READS: u64 = 10;
+    way.hold(20 << 10);
+    let large = large();
+    way.holds().await;
+    for _ in 0..READS {
+        assert!(small_is_there(cache).await);
+    }
+    assert!(!large.is_finished());
+    assert_eq!(way.release(), 1, "connections held back");
+    assert_eq!(large.await.unwrap(), BYTES);
+    READS
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_reads_are_answered_while_something_large_is_held_back() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
     let proxy = Narrow::start(server.addr()).await;
-    let cache = connected(proxy.addr).await;
+    let cache = connected(&format!("redis://{}", proxy.addr)).await;
+    until("both connections stand", async || {
+        cache.ping().await.unwrap();
+        proxy.accepted.load(Ordering::SeqCst) == 2
+    })
+    .await;
+    let past = small_reads_go_past(&cache, &server, &proxy).await;
+    println!("P9 small GETs answered past something large that was held back: {past}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_reads_of_a_node_are_answered_while_something_large_is_held_back() {
+    let _turn = alone().await;
+    let mut cluster = RedisCluster::of(1, 0).await;
+    let proxy = Narrow::start(cluster.nodes()[0].addr()).await;
+    cluster.announce(0, proxy.addr.port()).await;
+    let cache = connected(&format!("redis+cluster://{}", proxy.addr)).await;
+    // One that asked for the nodes, and those for data.
+    until("both connections stand", async || {
+        cache.key_exists("small").await.unwrap();
+        proxy.accepted.load(Ordering::SeqCst) >= 3
+    })
+    .await;
+    let past = small_reads_go_past(&cache, &cluster.nodes()[0], &proxy).await;
+    println!(
+        "P9 small GETs of a cluster's node answered past something large that was held back: {past}"
+    );
+}
+
+/// Both connections of the client stand: what is held back is one of them.
+async fn small_reads_go_past(cache: &CacheClient, server: &RedisServer, proxy: &Narrow) -> u64 {
     cache.set_value("small", vec![b's'; SMALL], None).await.unwrap();
     let data = vec![b'l'; BYTES];
     // Written by somebody else: this client has not seen how large it is.
-    let other = CacheClient::connect(server.url()).await.unwrap();
-    other.set_value("first", &data[..], None).await.unwrap();
-    other.close().await;
-    // Both connections stand: what is held back below is one of them.
-    until("both connections stand", async || {
-        small_is_there(&cache).await && proxy.accepted.load(Ordering::SeqCst) == 2
-    })
-    .await;
+    server.command(&[&b"SET"[..], b"first", &data[..]]).await;
     let rounds = if full() { 50 } else { 10 };
     let mut past = 0;
     let get = |key: &'static str| {
@@ -154,11 +192,11 @@ async fn small_reads_are_answered_while_something_large_is_held_back() {
     let large = get("first");
     proxy.to_client.holds().await;
     until("what has arrived is seen", async || {
-        tokio::time::timeout(Duration::from_secs(1), small_is_there(&cache)).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(1), small_is_there(cache)).await.is_ok()
     })
     .await;
     for _ in 0..rounds * 10 {
-        assert!(small_is_there(&cache).await);
+        assert!(small_is_there(cache).await);
         past += 1;
     }
     assert!(!large.is_finished());
@@ -167,16 +205,7 @@ async fn small_reads_are_answered_while_something_large_is_held_back() {
 
     // The same key again: nothing of it need arrive.
     for _ in 0..rounds {
-        proxy.to_client.hold(20 << 10);
-        let large = get("first");
-        proxy.to_client.holds().await;
-        for _ in 0..10 {
-            assert!(small_is_there(&cache).await);
-            past += 1;
-        }
-        assert!(!large.is_finished());
-        assert_eq!(proxy.to_client.release(), 1, "connections held back");
-        assert_eq!(large.await.unwrap(), BYTES);
+        past += go_past(cache, &proxy.to_client, || get("first")).await;
     }
 
     // A read through, of which the first shows how large it is: somebody else wrote it. And one that loads it.
@@ -193,35 +222,22 @@ async fn small_reads_are_answered_while_something_large_is_held_back() {
     }
     assert_eq!(cache.stats().reads.values().map(|reads| reads.loads).sum::<u64>(), 1);
     for round in 0..rounds {
-        proxy.to_client.hold(20 << 10);
-        let large = read(if round % 2 == 0 { "loaded" } else { "document" });
-        proxy.to_client.holds().await;
-        for _ in 0..10 {
-            assert!(small_is_there(&cache).await);
-            past += 1;
-        }
-        assert!(!large.is_finished());
-        assert_eq!(proxy.to_client.release(), 1, "connections held back");
-        assert_eq!(large.await.unwrap(), BYTES);
+        let key = if round % 2 == 0 { "loaded" } else { "document" };
+        past += go_past(cache, &proxy.to_client, || read(key)).await;
     }
 
     // A write.
+    let write = || {
+        let (cache, data) = (cache.clone(), data.clone());
+        tokio::spawn(async move {
+            cache.set_value("second", data, None).await.unwrap();
+            BYTES
+        })
+    };
     for _ in 0..rounds {
-        proxy.to_server.hold(20 << 10);
-        let large = tokio::spawn({
-            let (cache, data) = (cache.clone(), data.clone());
-            async move { cache.set_value("second", data, None).await.unwrap() }
-        });
-        proxy.to_server.holds().await;
-        for _ in 0..10 {
-            assert!(small_is_there(&cache).await);
-            past += 1;
-        }
-        assert!(!large.is_finished());
-        assert_eq!(proxy.to_server.release(), 1, "connections held back");
-        large.await.unwrap();
+        past += go_past(cache, &proxy.to_server, write).await;
     }
-    println!("P9 small GETs answered past something large that was held back: {past}");
+    past
 }
 
 /// How long small GETs take, one after the other until `done` says so, sorted.
@@ -242,7 +258,7 @@ async fn large_reads_and_writes_through_small_buffers_all_end() {
     let _turn = alone().await;
     let server = RedisServer::start().await;
     let proxy = Narrow::start(server.addr()).await;
-    let cache = connected(proxy.addr).await;
+    let cache = connected(&format!("redis://{}", proxy.addr)).await;
     cache.set_value("small", vec![b's'; SMALL], None).await.unwrap();
     let without = small_gets(&cache, |made| made == 2_000).await;
     let data: Arc<[u8]> = vec![b'l'; BYTES].into();

@@ -5,6 +5,7 @@
 mod bad_inputs;
 mod bad_servers;
 mod breaker;
+mod closing;
 #[path = "../common/mod.rs"]
 mod common;
 mod deadlines;

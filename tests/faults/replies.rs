@@ -67,7 +67,7 @@ async fn disturb(place: &Place, seen: &Seen) {
         let cut = if fastrand::bool() { Cut::Reset } else { Cut::Fin };
         // By turns, not by chance: the witness below counts them. All of them until there are enough, since some carry little.
         round += 1;
-        let (all, turn) = (place.proxies().len(), round / 3 % place.proxies().len());
+        let (all, turn) = (place.proxies().len(), round / 6 % place.proxies().len());
         let chosen = if place.cuts() < WITNESSES { 0..all } else { turn..turn + 1 };
         for proxy in &place.proxies()[chosen] {
             match round % 6 {

@@ -16,7 +16,7 @@ use std::io::Error as IoError;
 use std::time::Duration;
 
 use common::place::stores;
-use common::{alone, ends, times};
+use common::{alone, ends, times, until};
 use larder::{CacheClient, Namespace};
 
 /// What a loader of these tests gives.

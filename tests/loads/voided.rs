@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use larder::op::{Batch, Replies};
-use larder::store::{Capabilities, InvalidationSink, MemoryStore, Store};
-use larder::testing::{Fault, Faulty};
+use larder::store::{Capabilities, InvalidationSink, MemoryStore, RedisStore, Store};
+use larder::testing::{Fault, Faulty, RedisServer};
 use larder::{CacheClient, ErrorKind, Key, Namespace};
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
 
-use super::{Loaded, alone, ends, stores, times};
+use super::{Loaded, alone, ends, stores, times, until};
 
 const OLD: u64 = 1;
 const NEW: u64 = 2;
@@ -103,49 +104,65 @@ async fn a_slow_load_never_overwrites_a_write_or_an_invalidation() {
     }
 }
 
+/// A loader that reads a row, and comes back with it when it is let.
+#[derive(Clone)]
+struct Row {
+    // Zero if there is none.
+    row: Arc<AtomicU64>,
+    begun: Arc<Notify>,
+    gate: Arc<Semaphore>,
+}
+
+impl Row {
+    fn of(value: u64) -> Self {
+        let (begun, gate) = (Arc::default(), Arc::new(Semaphore::new(0)));
+        Self { row: Arc::new(AtomicU64::new(value)), begun, gate }
+    }
+
+    async fn load(self) -> Option<u64> {
+        let value = self.row.load(Ordering::SeqCst);
+        self.begun.notify_one();
+        self.gate.acquire().await.unwrap().forget();
+        (value != 0).then_some(value)
+    }
+
+    /// A reader of a key whose loader it is.
+    fn read(&self, values: &Namespace<u64, u64>, key: u64, many: bool) -> JoinHandle<Option<u64>> {
+        let (row, values) = (self.clone(), values.clone());
+        tokio::spawn(async move {
+            if many {
+                let loader = |_: Vec<&u64>| {
+                    let loading = row.clone().load();
+                    async move { Loaded::Ok(loading.await.map(|value| (key, value))) }
+                };
+                let found = values.get_or_load_many(&[key], loader).await.unwrap().remove(0);
+                return found.unwrap().as_deref().copied();
+            }
+            let loader = || {
+                let loading = row.clone().load();
+                async move { Loaded::Ok(loading.await) }
+            };
+            values.get_or_load(&key, loader).await.unwrap().as_deref().copied()
+        })
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_that_found_nothing_before_an_invalidation_is_loaded_again() {
     let _turn = alone().await;
     let (behind, stores) = stores().await;
     for (store, cache) in stores {
         let other = behind.another(store, &cache).await;
-        let theirs = super::numbers(&other);
+        let (values, theirs) = (super::numbers(&cache), super::numbers(&other));
         let rounds = times(100);
         for round in 0..rounds {
-            let (values, many) = (super::numbers(&cache), round % 2 == 0);
-            let (running, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-            let (begun, goes) = (Arc::clone(&running), Arc::clone(&go));
-            let read = tokio::spawn(async move {
-                let mut row = None;
-                let mut load = || {
-                    let (begun, goes, found) = (Arc::clone(&begun), Arc::clone(&goes), row);
-                    row = Some(NEW);
-                    async move {
-                        if found.is_none() {
-                            begun.notify_one();
-                            goes.notified().await;
-                        }
-                        found
-                    }
-                };
-                if many {
-                    let loader = |_: Vec<&u64>| {
-                        let loading = load();
-                        async move { Loaded::Ok(loading.await.map(|value| (round, value))) }
-                    };
-                    let found = values.get_or_load_many(&[round], loader).await.unwrap().remove(0);
-                    return found.unwrap().as_deref().copied();
-                }
-                let loader = || {
-                    let loading = load();
-                    async move { Loaded::Ok(loading.await) }
-                };
-                values.get_or_load(&round, loader).await.unwrap().as_deref().copied()
-            });
-            ends("the load begins", running.notified()).await;
-            // Somebody wrote the row, and says so: of a key that is not there the store tells nobody.
+            let (row, many) = (Row::of(0), round % 2 == 0);
+            let read = row.read(&values, round, many);
+            ends("the load begins", row.begun.notified()).await;
+            // Somebody wrote the row, and says so: of a key that is not there a server tells nobody.
+            row.row.store(NEW, Ordering::SeqCst);
             theirs.invalidate(&round).await.unwrap();
-            go.notify_one();
+            row.gate.add_permits(2);
             assert_eq!(ends("the read", read).await.unwrap(), Some(NEW), "{store}, many {many}");
         }
         let reads = &cache.stats().reads["n"];
@@ -154,6 +171,57 @@ async fn a_load_that_found_nothing_before_an_invalidation_is_loaded_again() {
             reads.loads
         );
         assert_eq!((reads.loads, reads.refused_fills), (2 * rounds, rounds));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_after_an_invalidation_is_not_given_what_was_loaded_before_it() {
+    let _turn = alone().await;
+    let server = RedisServer::start().await;
+    let on_server = Faulty::new(RedisStore::open(&server.url()).unwrap());
+    let embedded = Faulty::new(MemoryStore::new());
+    let client = |store: &Faulty<_>| CacheClient::builder().store(store.clone()).build().unwrap();
+    let clients = [client(&on_server), CacheClient::connect(server.url()).await.unwrap()];
+    await_new(&on_server, clients, true).await;
+    let client = |store: &Faulty<_>| CacheClient::builder().store(store.clone()).build().unwrap();
+    await_new(&embedded, [client(&embedded), client(&embedded)], false).await;
+}
+
+/// Invalidates what is loaded: so often that what is loaded the second time is refused as well, or so that nobody learns whether
+/// it would be. `joins` says whether a reader joins the load then, of which the store told nothing.
+async fn await_new<S: Store>(store: &Faulty<S>, [cache, other]: [CacheClient; 2], joins: bool) {
+    let (values, theirs) = (super::numbers(&cache), super::numbers(&other));
+    let stats = || cache.stats().reads["n"].clone();
+    // From here on it is told of changes.
+    values.get_or_load(&100, async || Loaded::Ok(0)).await.unwrap();
+    for case in 0..8 {
+        let [many, nothing, fails] = [1, 2, 4].map(|bit| case & bit != 0);
+        let old = if nothing { 0 } else { OLD };
+        let row = Row::of(old);
+        let before = stats();
+        let first = row.read(&values, case, many);
+        ends("a load begins", row.begun.notified()).await;
+        if !fails {
+            theirs.invalidate(&case).await.unwrap();
+            row.gate.add_permits(1);
+            ends("it is loaded again", row.begun.notified()).await;
+        }
+        row.row.store(NEW, Ordering::SeqCst);
+        theirs.invalidate(&case).await.unwrap();
+        let second = row.read(&values, case, many);
+        until("it joined, or began a load of its own", async || {
+            let (now, loads) = (stats(), if fails { 1 } else { 2 });
+            now.joined > before.joined || (!joins && now.loads > before.loads + loads)
+        })
+        .await;
+        if fails {
+            store.fail_next(Fault::Refused(ErrorKind::OutOfMemory));
+        }
+        row.gate.add_permits(3);
+        let case = format!("on a server {joins}, many {many}, nothing {nothing}, fails {fails}");
+        let first = ends("who came before", first).await.unwrap();
+        assert_eq!(first.unwrap_or_default(), old, "{case}");
+        assert_eq!(ends("who came after", second).await.unwrap(), Some(NEW), "{case}");
     }
 }
 

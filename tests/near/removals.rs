@@ -247,8 +247,32 @@ async fn a_server_that_refuses_to_track_is_read_all_the_same_and_nothing_is_near
     let rules = ["ACL", "SETUSER", "plain", "on", ">pw", "~*", "+@all", "-client"];
     assert!(!server.command(&rules).await.is_error());
     let url = format!("redis://plain:pw@{}", server.addr());
-    let cache = CacheClient::connect(url).await.unwrap();
+    let cache = CacheClient::connect(&url).await.unwrap();
+    nothing_is_near("tracking refused", &server, &cache).await;
+    // Whoever asks once it is granted is told: the client above does so after a minute.
+    let cache = CacheClient::connect(&url).await.unwrap();
+    assert!(!server.command(&["ACL", "SETUSER", "plain", "+client"]).await.is_error());
     let values = versions(&cache);
+    server.command(&["SET", "v:3", "3"]).await;
+    until("it is near", async || {
+        _ = values.get(&3).await.unwrap();
+        values.explain(&3) == Some(ReadFrom::Near)
+    })
+    .await;
+    assert!(!cache.capabilities().tracking_refused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_resp3_is_read_all_the_same_and_nothing_is_near() {
+    let _turn = alone().await;
+    let server = RedisServer::builder().arg("--rename-command").arg("HELLO").arg("").start().await;
+    let cache = CacheClient::connect(server.url()).await.unwrap();
+    nothing_is_near("no RESP3", &server, &cache).await;
+}
+
+/// Of a client whose server does not tell of changes.
+async fn nothing_is_near(how: &str, server: &RedisServer, cache: &CacheClient) {
+    let values = versions(cache);
     let (mut near, mut wrong) = (0, 0);
     for round in 0..times(1_000) {
         server.command(&["SET", "v:1", &round.to_string()]).await;
@@ -257,8 +281,18 @@ async fn a_server_that_refuses_to_track_is_read_all_the_same_and_nothing_is_near
     }
     // And one loader runs still, by looking again from time to time.
     let loaded = values.get_or_load(&2, || async { Ok::<u64, std::io::Error>(7) }).await.unwrap();
-    println!("P16: tracking refused: {near} near, {wrong} wrong");
+    // So does who waits for a lock.
+    let other = client(server).await;
+    let guard = other.lock("l").lease(Duration::from_secs(10)).acquire().await.unwrap();
+    let waits = cache.lock("l").wait(Duration::from_secs(10));
+    let waiting = tokio::spawn(async move { waits.acquire().await });
+    until("somebody waits", async || cache.stats().locks.contended > 0).await;
+    assert!(guard.release().await.unwrap());
+    assert!(waiting.await.unwrap().unwrap().release().await.unwrap());
+    println!("P16: {how}: {near} near, {wrong} wrong");
     assert_eq!((*loaded, near, wrong), (7, 0, 0));
+    let can = cache.capabilities();
+    assert!(can.tracking && can.tracking_refused, "{can:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

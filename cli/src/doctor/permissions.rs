@@ -4,6 +4,7 @@ use larder::Key;
 
 use super::ask::{Fact, Server, Why, text};
 use super::finding::{Finding, State};
+use super::place::Place;
 
 /// What a part of larder sends, the commands of its scripts too, each with arguments that the server takes. `KEY` stands
 /// for a key.
@@ -68,8 +69,15 @@ const PARTS: [Part; 8] = [
 ];
 
 /// What a cluster needs beside them.
-const CLUSTER: Part =
-    Part { name: "the cluster", needed: true, commands: &["CLUSTER SLOTS", "ASKING"] };
+const CLUSTER: [Part; 3] = [
+    Part { name: "the cluster", needed: true, commands: &["CLUSTER SLOTS", "ASKING"] },
+    Part { name: "slots that move to a new node", needed: true, commands: &["CLUSTER NODES"] },
+    Part { name: "reads from replicas", needed: false, commands: &["READONLY"] },
+];
+
+/// What a primary that sentinels name needs.
+const SENTINEL: [Part; 1] =
+    [Part { name: "telling a primary from a replica", needed: true, commands: &["ROLE"] }];
 
 /// How it was found out.
 enum By {
@@ -101,7 +109,7 @@ enum May {
 pub(super) async fn check(
     server: &mut Server,
     prefix: Option<&str>,
-    is_cluster: bool,
+    place: &Place<'_>,
 ) -> Vec<Finding> {
     let by = match server.ask(&["ACL", "WHOAMI"]).await {
         Ok(user) => {
@@ -114,7 +122,12 @@ pub(super) async fn check(
         Err(_) => By::Queue,
     };
     let key = format!("{}larder-doctor", prefix.unwrap_or_default());
-    let parts: Vec<&Part> = PARTS.iter().chain(is_cluster.then_some(&CLUSTER)).collect();
+    let more: &[Part] = match place {
+        place if place.is_cluster() => &CLUSTER,
+        place if place.is_sentinel() => &SENTINEL,
+        _ => &[],
+    };
+    let parts: Vec<&Part> = PARTS.iter().chain(more).collect();
     let mut names: Vec<&'static str> = Vec::new();
     for command in parts.iter().flat_map(|part| part.commands) {
         if !names.contains(command) {

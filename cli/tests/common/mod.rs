@@ -7,7 +7,9 @@ use std::process::{Command, Output, Stdio};
 
 /// The command, in a clean environment and in a directory without a `.env`.
 pub(crate) fn larder(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    // Whoever runs the tests may have been started with signals ignored, as a job in the background is.
+    let mut command = Command::new("env");
+    command.args(["--default-signal", env!("CARGO_BIN_EXE_larder")]);
     command.args(args).current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null());
     for name in
         ["URL", "HOST", "PORT", "USERNAME", "PASSWORD", "DB", "MAX_CONNECTIONS", "DEADLINE_MS"]

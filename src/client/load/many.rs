@@ -36,14 +36,15 @@ struct Want<T> {
     stale: Option<Answer<T>>,
     leader: Leader<Answer<T>>,
     waited: bool,
-    reloaded: bool,
+    /// What a load brought whose key was changed meanwhile, and when that load began.
+    refused: Option<(Answer<T>, Instant)>,
     /// Whether its flight is told of changes.
     told: bool,
 }
 
 impl<T> Want<T> {
     fn new(at: usize, ask: Ask, stale: Option<Answer<T>>, leader: Leader<Answer<T>>) -> Self {
-        Self { at, ask, stale, leader, waited: false, reloaded: false, told: false }
+        Self { at, ask, stale, leader, waited: false, refused: None, told: false }
     }
 
     /// Whether its caller has an answer if it is not loaded in time.
@@ -338,7 +339,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                     _ => answer,
                 })),
                 Ok(Some(Err(error))) => Some(Err(error)),
-                // Its leader went away: this call boards again.
+                // Its leader went away, or this call came too late: it boards again.
                 Ok(None) => None,
                 Err(_) => Some(Err(self.family.too_long(&self.keys[at]))),
             };
@@ -347,6 +348,13 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
 
     fn land_want(&mut self, want: Want<T>, done: Result<Answer<T>>) {
         self.land(want.at, want.leader, done);
+    }
+
+    /// As [`land_want`](Self::land_want), of what may be older than a change of the key, and of which the load began then.
+    fn land_before(&mut self, want: Want<T>, answer: Answer<T>, began: Instant) {
+        let done = Ok(answer);
+        want.leader.land_before(&done, Some(began));
+        self.answers[want.at] = Some(done);
     }
 
     fn land(&mut self, at: usize, leader: Leader<Answer<T>>, done: Result<Answer<T>>) {

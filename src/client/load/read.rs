@@ -94,7 +94,7 @@ impl Family {
                     return Ok(Answer { from, ..answer });
                 }
                 Some(Err(error)) => return Err(error),
-                // The leader went away, or can do with less than this caller.
+                // The leader went away, this caller came too late, or the leader can do with less than it.
                 Some(Ok(_)) | None => {}
             }
         }
@@ -141,25 +141,17 @@ impl Family {
                 return failed;
             }
         };
-        let flight = leader.id();
         let work = Work {
             family: self.clone(),
             key: key.clone(),
             frames: frames.clone(),
-            flight,
+            leader,
             ask,
             stale: None,
         };
-        let Some(mut own) = source.detached() else {
-            let done = work.run(source).await;
-            leader.land(&done);
-            return done;
-        };
-        let mut result = leader.follow();
-        tokio::spawn(async move {
-            let done = work.run(&mut own).await;
-            leader.land(&done);
-        });
+        let Some(mut own) = source.detached() else { return work.run(source).await };
+        let mut result = work.leader.follow();
+        tokio::spawn(async move { work.run(&mut own).await });
         match timeout(self.options.hard_timeout * 2, arrived(&mut result)).await {
             Ok(Some(done)) => done,
             Ok(None) => Err(self.error(key, "the load was ended with its runtime")),
@@ -189,7 +181,9 @@ impl Family {
             Seat::Lead(leader) => leader,
             Seat::Follow(follower) if !soft.is_zero() => {
                 return match timeout(soft, follower.landed()).await {
-                    Ok(Some(Ok(answer))) => Ok(answer),
+                    Ok(Some(Ok(answer))) if answer.value.is_some() || source.takes_nothing() => {
+                        Ok(answer)
+                    }
                     _ => Ok(due),
                 };
             }
@@ -202,16 +196,13 @@ impl Family {
             family: self.clone(),
             key: key.clone(),
             frames: frames.clone(),
-            flight: leader.id(),
+            leader,
             ask: Ask::Within(self.due_within()),
             stale: Some(due.clone()),
         };
         if let Some(mut own) = source.detached() {
-            let mut result = leader.follow();
-            tokio::spawn(async move {
-                let done = work.run(&mut own).await;
-                leader.land(&done);
-            });
+            let mut result = work.leader.follow();
+            tokio::spawn(async move { work.run(&mut own).await });
             if soft.is_zero() {
                 return Ok(due);
             }
@@ -222,13 +213,7 @@ impl Family {
         }
         // A loader that borrows from its caller ends with it: this caller waits.
         let patience = if soft.is_zero() { self.options.hard_timeout * 2 } else { soft };
-        match timeout(patience, work.run(source)).await {
-            Ok(done) => {
-                leader.land(&done);
-                done
-            }
-            Err(_) => Ok(due),
-        }
+        timeout(patience, work.run(source)).await.unwrap_or(Ok(due))
     }
 
     /// Looks into the store.

@@ -14,7 +14,7 @@ use super::recent::ReadFrom;
 use super::source::Source;
 use super::target::{Answer, Family, Kept, Seen};
 use crate::error::{Error, ErrorKind, Result};
-use crate::flight::FlightId;
+use crate::flight::Leader;
 use crate::key::Key;
 use crate::lease::{Asked, Lease, renewing};
 use crate::op::{Ask, Fetched, LeaseState};
@@ -32,37 +32,55 @@ pub(super) struct Work<T> {
     pub(super) family: Family,
     pub(super) key: Key,
     pub(super) frames: Frames,
-    pub(super) flight: FlightId,
+    /// Of the flight whose work it is.
+    pub(super) leader: Leader<Answer<T>>,
     /// Of what is found, when to load over it.
     pub(super) ask: Ask,
     /// What is served if the load fails, or is somebody else's.
     pub(super) stale: Option<Answer<T>>,
 }
 
-/// What became of a fill.
+/// What became of a load.
 enum Filled<T> {
     /// This is the answer.
     Answer(Answer<T>),
-    /// It was refused, and nothing stands there; this is what was loaded.
+    /// So is this, but whether the key was changed meanwhile is not known.
+    Unsure(Answer<T>),
+    /// The key was changed meanwhile, and nothing stands there; this is what was loaded.
     Refused(Answer<T>),
 }
 
+/// An answer, and if it may be older than a change of the key, when the load that brought it began.
+type Brought<T> = (Answer<T>, Option<Instant>);
+
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
-    pub(super) async fn run<S: Source<T>>(&self, source: &mut S) -> Result<Answer<T>> {
+    /// Does the work, and lands the flight with what comes of it.
+    pub(super) async fn run<S: Source<T>>(self, source: &mut S) -> Result<Answer<T>> {
+        let (done, before) = match self.bring(source).await {
+            Ok((answer, before)) => (Ok(answer), before),
+            Err(error) => (Err(error), None),
+        };
+        self.leader.land_before(&done, before);
+        done
+    }
+
+    async fn bring<S: Source<T>>(&self, source: &mut S) -> Result<Brought<T>> {
         let Self { family, key, .. } = self;
         let path = &family.path;
         if !path.breaker.allows_load() {
-            return self.without_store(source).await;
+            return Ok((self.without_store(source).await?, None));
         }
         let limit = Instant::now() + family.options.hard_timeout;
-        let (mut ask, mut waited, mut reloaded, mut poll) = (self.ask, false, false, FIRST_POLL);
-        let flights = &path.coherence.flights;
+        let (mut ask, mut waited, mut poll) = (self.ask, false, FIRST_POLL);
+        // What a load brought whose key was changed meanwhile.
+        let mut refused = None;
+        let (flights, flight) = (&path.coherence.flights, self.leader.id());
         let mut told = false;
         let terms = family.terms();
         let lease_key = key.lease();
         loop {
             if !told {
-                flights.untold(key, self.flight);
+                flights.untold(key, flight);
             }
             // Before the question: a change after its answer is not missed.
             let watch = path.wakeups.watch([key, &lease_key]);
@@ -72,7 +90,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                 Ok(asked) => asked,
                 Err(error) if is_failure_of_store(&error) => {
                     family.store_failed(&error);
-                    return self.without_store(source).await;
+                    return Ok((self.without_store(source).await?, None));
                 }
                 Err(error) => return Err(error),
             };
@@ -80,7 +98,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
             let Asked { leased, lease, vouch, sent } = asked;
             told = vouch.is_some_and(|vouch| vouch.holds());
             if told {
-                flights.told(key, self.flight);
+                flights.told(key, flight);
             }
             let takes_nothing = source.takes_nothing();
             let judge = |found: Fetched| {
@@ -91,48 +109,54 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                     && let Seen::Fresh(answer) | Seen::Due(answer) = judge(leased.found)?
                 {
                     // Somebody else was faster.
-                    lease.release().await;
-                    return Ok(answer);
+                    _ = lease.release().await;
+                    return Ok((answer, None));
                 }
-                if waited {
+                if waited && refused.is_none() {
                     family.reads.count(Read::Takeover);
                 }
                 drop(watch);
                 if !told {
-                    flights.untold(key, self.flight);
+                    flights.untold(key, flight);
                 }
+                let began = Instant::now();
                 match self.load(source, lease).await? {
-                    Filled::Answer(answer) => return Ok(answer),
-                    // The key was invalidated while it was loaded: what was loaded may be old.
-                    Filled::Refused(_) if !reloaded => reloaded = true,
-                    Filled::Refused(answer) => return Ok(answer),
+                    Filled::Answer(answer) => return Ok((answer, None)),
+                    // It is loaded once more, for who came while it was loaded.
+                    Filled::Refused(answer) if refused.is_none() => refused = Some((answer, began)),
+                    Filled::Unsure(answer) | Filled::Refused(answer) => {
+                        return Ok((answer, Some(began)));
+                    }
                 }
                 continue;
             }
             let LeaseState::Held { remaining } = leased.lease else {
                 match judge(leased.found)? {
                     Seen::Fresh(answer) | Seen::Due(answer) if waited => {
-                        return Ok(Answer { from: ReadFrom::Waited, ..answer });
+                        return Ok((Answer { from: ReadFrom::Waited, ..answer }, None));
                     }
-                    Seen::Fresh(answer) | Seen::Due(answer) => return Ok(answer),
+                    Seen::Fresh(answer) | Seen::Due(answer) => return Ok((answer, None)),
                     Seen::Missing | Seen::Unfit => ask = Ask::Always,
                 }
                 continue;
             };
             if let Some(stale) = &self.stale {
-                return Ok(stale.clone());
+                return Ok((stale.clone(), None));
             }
             if !waited {
                 family.reads.count(Read::LeaseWait);
                 waited = true;
             }
-            flights.waits(key, self.flight);
+            flights.waits(key, flight);
             let pause = if told { remaining + SLACK } else { poll.min(remaining + SLACK) };
             poll = (poll * 2).min(LAST_POLL);
             let until = (Instant::now() + pause).min(limit);
             // Told, or at its own time: either way it is looked at again.
             _ = tokio::time::timeout_at(until, watch.changed()).await;
             if Instant::now() >= limit {
+                if let Some((answer, began)) = refused {
+                    return Ok((answer, Some(began)));
+                }
                 return Err(self.error(format!(
                     "somebody else has been loading it for longer than the hard timeout of {:?}",
                     family.options.hard_timeout
@@ -148,27 +172,33 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
         let (value, ttl) = match loaded {
             Ok(Loaded { value: Ok(value), ttl }) => (value, ttl),
             Ok(Loaded { value: Err(failure), .. }) => {
-                lease.release().await;
+                _ = lease.release().await;
                 return self.failed(self.failure(failure)).map(Filled::Answer);
             }
             Err(error) => {
-                lease.release().await;
+                _ = lease.release().await;
                 return self.failed(error).map(Filled::Answer);
             }
         };
         let Some(kept) = self.family.kept_for(&value, ttl, lease.replaces()) else {
             let answer = Answer { value: None, from: ReadFrom::Loaded };
             // There is no fill that would be refused.
-            if lease.release().await {
-                return Ok(Filled::Answer(answer));
-            }
-            self.family.reads.count(Read::RefusedFill);
-            return Ok(Filled::Refused(answer));
+            return Ok(match lease.release().await {
+                Ok(true) => Filled::Answer(answer),
+                Ok(false) => {
+                    self.family.reads.count(Read::RefusedFill);
+                    Filled::Refused(answer)
+                }
+                Err(error) => {
+                    self.family.store_failed(&error);
+                    Filled::Unsure(answer)
+                }
+            });
         };
         let (bytes, expiry) = match self.family.encode(&self.key, value.as_ref(), kept) {
             Ok(encoded) => encoded,
             Err(error) => {
-                lease.release().await;
+                _ = lease.release().await;
                 return self.failed(error).map(Filled::Answer);
             }
         };
@@ -197,17 +227,17 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                     Seen::Missing | Seen::Unfit => Filled::Refused(answer),
                 })
             }
-            // What was loaded is right, if not stored.
+            // What was loaded is right for who waited for it, if not stored.
             Err(error) => {
                 family.store_failed(&error);
-                Ok(Filled::Answer(answer))
+                Ok(Filled::Unsure(answer))
             }
         }
     }
 
     /// The store cannot be asked: the origin answers, and nothing is stored.
     async fn without_store<S: Source<T>>(&self, source: &mut S) -> Result<Answer<T>> {
-        self.family.path.coherence.flights.untold(&self.key, self.flight);
+        self.family.path.coherence.flights.untold(&self.key, self.leader.id());
         match self.call(source).await {
             Ok(Loaded { value: Ok(value), .. }) => {
                 Ok(Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded })
@@ -222,7 +252,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
         // Boxed: what it is moved through on its way to be polled each keeps room for it, and a load within a load
         // would take a hundred times the room of its loader on the stack.
         let loading = Box::pin(source.load());
-        let work = self.frames.run(vec![self.key.clone()], vec![self.flight], loading);
+        let work = self.frames.run(vec![self.key.clone()], vec![self.leader.id()], loading);
         self.family.guarded(&self.frames, work).await.map_err(|error| error.with_key(&self.key))
     }
 

@@ -19,14 +19,15 @@ use self::refusal::Refusal;
 use self::topology::Map;
 use self::trip::{Group, Next, Packed, Refused, Trip};
 use super::failure;
-use super::large::LARGE;
+use super::large::LargeValues;
 use super::link::{Link, Live};
 use super::ping::Patience;
 use super::track::Sinks;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::op::{Batch, Lane, Replies, Vouch};
+use crate::key::Key;
+use crate::op::{Batch, Lane, Op, Replies, Vouch};
 use crate::store::url::{Address, ReadPreference, RedisTarget};
-use crate::store::{Backlog, InvalidationSink};
+use crate::store::{Backlog, InvalidationSink, ServerId, Servers};
 
 mod known;
 mod learn;
@@ -50,14 +51,18 @@ const LAST_MOMENT: Duration = Duration::from_millis(20);
 /// How long a call waits for a connection to one node before it asks whether that node is still the right one.
 const NODE_PATIENCE: Duration = Duration::from_millis(150);
 
+/// What stands for the nodes of a cluster of which none was found. No node has it: there are fewer slots.
+const NOT_FOUND: ServerId = ServerId::MAX;
+
 /// A cluster, and what is known of it.
 pub(super) struct Cluster {
     seeds: Vec<Address>,
     // Who we are at every node. Its address is that of the first seed.
     template: RedisTarget,
-    connections: usize,
+    connections: Option<usize>,
     most: usize,
     patience: Patience,
+    large: LargeValues,
     sinks: Arc<Sinks>,
     known: Mutex<Known>,
     map: RwLock<Option<Arc<Map>>>,
@@ -79,11 +84,11 @@ enum Sent {
 
 impl Cluster {
     /// A cluster that is looked for at `seeds` when it is first used. Of at most `most` connections in all, about
-    /// `connections` carry data, at least one to each node, and one to each tells of changes.
+    /// `connections` carry data, at least one to each node, or two to each; and one to each tells of changes.
     pub(super) fn new(
         seeds: Vec<Address>,
         template: RedisTarget,
-        connections: usize,
+        connections: Option<usize>,
         most: Option<usize>,
         patience: Patience,
     ) -> Self {
@@ -93,6 +98,7 @@ impl Cluster {
             connections,
             most: most.unwrap_or(usize::MAX),
             patience,
+            large: LargeValues::default(),
             sinks: Arc::default(),
             known: Mutex::default(),
             map: RwLock::default(),
@@ -171,7 +177,11 @@ impl Cluster {
                 break;
             }
         }
-        trip.finish()
+        let done = trip.finish();
+        if let Ok(replies) = &done {
+            self.large.learn(batch, replies);
+        }
+        done
     }
 
     /// Takes what came of a group.
@@ -296,7 +306,9 @@ impl Cluster {
 
     /// Sends the commands of a group and waits for all answers.
     async fn send(self: &Arc<Self>, batch: &Batch, group: &Group, end: Instant) -> Sent {
-        let (link, mut live, vouch) = match self.reach(batch.lane(), group, end).await {
+        let bytes = group.request.bytes();
+        let large = self.large.expected(batch, bytes);
+        let (link, mut live, vouch) = match self.reach(batch.lane(), group, large, end).await {
             Ok(reached) => reached,
             Err(error) => return Sent::Down(error.with_outcome(Outcome::NotSent)),
         };
@@ -304,8 +316,7 @@ impl Cluster {
         if super::waits(batch) {
             live.pulse.hold_up();
         }
-        let bytes = group.request.bytes();
-        let asked = link.asked(&live.pulse, Instant::now(), bytes, bytes > LARGE);
+        let asked = link.asked(&live.pulse, Instant::now(), bytes, large);
         batch.mark_sent();
         let answers = match &group.request {
             Packed::One(command) => {
@@ -334,6 +345,7 @@ impl Cluster {
         self: &Arc<Self>,
         lane: &Lane,
         group: &Group,
+        large: bool,
         end: Instant,
     ) -> Result<(Link, Live, Option<Vouch>)> {
         if *lane != Lane::Data
@@ -347,10 +359,7 @@ impl Cluster {
             let vouch = live.vouch().filter(|_| all && self.owns(&group.node, &group.slots));
             return Ok((link, live, vouch));
         }
-        let (link, live) = {
-            let large = group.request.bytes() > LARGE;
-            group.node.data(end.min(Instant::now() + NODE_PATIENCE), large).await?
-        };
+        let (link, live) = group.node.data(end.min(Instant::now() + NODE_PATIENCE), large).await?;
         Ok((link.clone(), live, None))
     }
 
@@ -411,6 +420,11 @@ impl Cluster {
         self.most > 1
     }
 
+    /// Whether the node that was asked last to tell of changes would not.
+    pub(super) fn is_refused_tracking(&self) -> bool {
+        self.sinks.are_refused()
+    }
+
     /// Lets go of all connections for good.
     pub(super) fn close(&self) {
         self.known().close();
@@ -419,6 +433,24 @@ impl Cluster {
     fn known(&self) -> MutexGuard<'_, Known> {
         // Nothing that can panic runs under this lock.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Servers for Cluster {
+    fn of(&self, batch: &Batch) -> Option<ServerId> {
+        // Who is looked for and was never found does not answer.
+        let Some(map) = self.known_map() else { return Some(NOT_FOUND) };
+        let mut keys = batch.ops().iter().flat_map(Op::keys);
+        let node = map.owner(keys.next()?.slot())?;
+        let same = |key: &Key| map.owner(key.slot()).is_some_and(|owner| Arc::ptr_eq(owner, node));
+        keys.all(same).then_some(node.number)
+    }
+
+    fn has(&self, server: ServerId) -> bool {
+        match self.known_map() {
+            None => server == NOT_FOUND,
+            Some(map) => map.nodes().iter().any(|node| node.number == server),
+        }
     }
 }
 

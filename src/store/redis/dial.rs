@@ -75,7 +75,11 @@ pub(super) async fn subscribed(
 
 /// Connects and shakes hands: RESP3 if the server speaks it, else RESP2.
 pub(super) async fn dial(target: &RedisTarget, tracking: Option<&Tracking>) -> Result<Dialled> {
-    let mut dialled = negotiate(target, tracking).await?;
+    let dialled = negotiate(target, tracking).await;
+    if let Some(tracking) = tracking {
+        tracking.sinks.asked(&dialled);
+    }
+    let mut dialled = dialled?;
     if target.is_replica {
         // Else it sends every read on to its primary.
         exchange(&mut dialled, &redis::cmd("READONLY")).await?;

@@ -15,7 +15,7 @@ use self::large::{LargeValues, at_hand};
 use self::link::{Link, Live};
 use self::track::{Sinks, Tracking};
 use super::url::{Address, RedisTarget, Target};
-use super::{Backlog, Capabilities, InvalidationSink, Store, request_bytes, runtime};
+use super::{Backlog, Capabilities, InvalidationSink, Servers, Store, request_bytes, runtime};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::op::{Batch, Lane, Op, Replies, Vouch};
 
@@ -186,7 +186,7 @@ impl RedisStore {
     pub(crate) fn cluster(
         seeds: Vec<Address>,
         target: RedisTarget,
-        connections: usize,
+        connections: Option<usize>,
         most: Option<usize>,
         patience: Patience,
     ) -> Self {
@@ -212,11 +212,11 @@ impl RedisStore {
             }
         };
         target.secure().map_err(|mistakes| Error::new(ErrorKind::Config, mistakes.join("; ")))?;
-        let connections = target.options.connections.unwrap_or(CONNECTIONS);
+        let connections = target.options.connections;
         let patience = Patience::of(&target.options);
         let most = target.options.max_connections;
         Ok(match seeds {
-            None => Self::to(*target, connections, None, patience),
+            None => Self::to(*target, connections.unwrap_or(CONNECTIONS), None, patience),
             Some(seeds) => Self::cluster(seeds, *target, connections, most, patience),
         })
     }
@@ -240,9 +240,12 @@ impl RedisStore {
         Self(Arc::new(Source::Injected { provider, told: Some(told) }))
     }
 
-    /// Whether it is on several servers, each of which may be away by itself.
-    pub(crate) fn is_cluster(&self) -> bool {
-        matches!(&*self.0, Source::Cluster(_))
+    /// Its servers, if they are several.
+    pub(crate) fn servers(&self) -> Option<Arc<dyn Servers>> {
+        match &*self.0 {
+            Source::Cluster(cluster) => Some(Arc::clone(cluster) as _),
+            _ => None,
+        }
     }
 
     /// Where its server listens, if that is known.
@@ -370,11 +373,14 @@ impl Store for RedisStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let tracking = match &*self.0 {
-            Source::Cluster(cluster) => cluster.can_tell(),
-            _ => self.told().is_some(),
+        let (tracking, tracking_refused) = match &*self.0 {
+            Source::Cluster(cluster) => (cluster.can_tell(), cluster.is_refused_tracking()),
+            _ => match self.told() {
+                Some(told) => (true, told.sinks.are_refused()),
+                None => (false, false),
+            },
         };
-        Capabilities { shared: true, outlives_process: true, tracking }
+        Capabilities { shared: true, outlives_process: true, tracking, tracking_refused }
     }
 
     fn on_invalidation(&self, sink: Arc<dyn InvalidationSink>) {

@@ -17,16 +17,35 @@ use crate::store::{InvalidationSink, Sweeping};
 
 /// Who is told of changes.
 #[derive(Default)]
-pub(super) struct Sinks(RwLock<Vec<Arc<dyn InvalidationSink>>>);
+pub(super) struct Sinks {
+    all: RwLock<Vec<Arc<dyn InvalidationSink>>>,
+    // Whether the server that was asked last to tell of changes would not.
+    refused: AtomicBool,
+}
 
 impl Sinks {
     pub(super) fn add(&self, sink: Arc<dyn InvalidationSink>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).push(sink);
+        self.all.write().unwrap_or_else(PoisonError::into_inner).push(sink);
     }
 
     fn each(&self, tell: impl Fn(&dyn InvalidationSink)) {
-        let sinks = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sinks = self.all.read().unwrap_or_else(PoisonError::into_inner);
         sinks.iter().for_each(|sink| tell(&**sink));
+    }
+
+    /// What came of asking a server to tell of changes.
+    pub(super) fn asked<T>(&self, done: &Result<T>) {
+        match done {
+            Ok(_) => self.refused.store(false, Ordering::Relaxed),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                self.refused.store(true, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
+    }
+
+    pub(super) fn are_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 }
 

@@ -204,7 +204,6 @@ fn a_cluster_is_named_by_some_of_its_nodes() {
         ("redis+cluster://h1:0,h!2", "no host name"),
         ("redis+cluster://h1,u:s3cr3t@h2", "stand once"),
         ("redis+cluster://h?db=1", "unknown"),
-        ("redis+cluster://h?breaker=on", "no effect on a cluster"),
         ("redis+cluster://h?read_from=replica", "one of primary, prefer-replica"),
         ("redis://h?read_from=prefer-replica", "a single server has no replicas"),
         ("redis+unix:///s?read_from=prefer-replica", "a single server has no replicas"),

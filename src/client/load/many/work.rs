@@ -100,9 +100,14 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             // Told, or at its own time: either way it is looked at again.
             _ = timeout_at(next, watch.changed()).await;
             if Instant::now() >= self.limit {
-                for want in wanted {
-                    let error = family.too_long(&self.keys[want.at]);
-                    self.land_want(want, Err(error));
+                for mut want in wanted {
+                    match want.refused.take() {
+                        Some((answer, began)) => self.land_before(want, answer, began),
+                        None => {
+                            let error = family.too_long(&self.keys[want.at]);
+                            self.land_want(want, Err(error));
+                        }
+                    }
                 }
                 return;
             }
@@ -150,7 +155,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 self.land_want(want, Ok(Answer { from, ..answer }));
             }
             (Ok(Seen::Missing | Seen::Unfit), Some(lease)) => {
-                if want.waited {
+                if want.waited && want.refused.is_none() {
                     family.reads.count(Read::Takeover);
                 }
                 if !want.told {
@@ -176,6 +181,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     ) -> Vec<Want<T>> {
         let family = self.family;
         let (wanted, leases): (Vec<Want<T>>, Vec<Lease>) = granted.into_iter().unzip();
+        let began = Instant::now();
         let loaded = renewing(&leases, self.call(&wanted, source)).await;
         let mut loaded = match loaded {
             Ok(loaded) => loaded,
@@ -220,22 +226,24 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 }
             }
         }
-        let released = join_all(nothing.into_iter().chain(released).map(Lease::release));
-        let (sent, held) = join(Lease::send(family.name, fills), released).await;
+        // There is no fill of nothing that would be refused: giving the lease back says as much.
+        let nothing = join_all(nothing.into_iter().map(Lease::release));
+        let (sent, held) = join(Lease::send(family.name, fills), nothing).await;
         let mut again = Vec::new();
-        for ((mut want, answer), held) in unfilled.into_iter().zip(held) {
-            // There is no fill that would be refused.
-            if !held {
-                family.reads.count(Read::RefusedFill);
-            }
-            if held || want.reloaded {
-                self.land_want(want, Ok(answer));
-            } else {
-                want.reloaded = true;
-                again.push(want);
+        for ((want, answer), held) in unfilled.into_iter().zip(held) {
+            match held {
+                Ok(true) => self.land_want(want, Ok(answer)),
+                Ok(false) => {
+                    family.reads.count(Read::RefusedFill);
+                    again.extend(self.refused(want, answer, began));
+                }
+                Err(error) => {
+                    family.store_failed(&error);
+                    self.land_before(want, answer, began);
+                }
             }
         }
-        for ((mut want, answer), sent) in filled.into_iter().zip(sent) {
+        for ((want, answer), sent) in filled.into_iter().zip(sent) {
             let found = match sent {
                 Ok((true, _)) => {
                     self.land_want(want, Ok(answer));
@@ -244,7 +252,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 Ok((false, found)) => found,
                 Err(error) => {
                     family.store_failed(&error);
-                    self.land_want(want, Ok(answer));
+                    self.land_before(want, answer, began);
                     continue;
                 }
             };
@@ -252,15 +260,22 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             let key = &self.keys[want.at];
             match family.judge(key, found, Instant::now(), None, None, true) {
                 Ok(Seen::Fresh(newer) | Seen::Due(newer)) => self.land_want(want, Ok(newer)),
-                Ok(Seen::Missing | Seen::Unfit) if !want.reloaded => {
-                    want.reloaded = true;
-                    again.push(want);
-                }
-                Ok(Seen::Missing | Seen::Unfit) => self.land_want(want, Ok(answer)),
+                Ok(Seen::Missing | Seen::Unfit) => again.extend(self.refused(want, answer, began)),
                 Err(error) => self.land_want(want, Err(error)),
             }
         }
+        join_all(released.into_iter().map(Lease::release)).await;
         again
+    }
+
+    /// A key was changed while it was loaded, and nothing stands there: it is loaded once more, for who came meanwhile.
+    fn refused(&mut self, mut want: Want<T>, answer: Answer<T>, began: Instant) -> Option<Want<T>> {
+        if want.refused.is_none() {
+            want.refused = Some((answer, began));
+            return Some(want);
+        }
+        self.land_before(want, answer, began);
+        None
     }
 
     async fn without_store<S: ManySource<T>>(&mut self, wanted: Vec<Want<T>>, source: &mut S) {

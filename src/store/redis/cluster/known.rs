@@ -90,7 +90,7 @@ impl Cluster {
         let most = self.most_of_primaries(known.split.1);
         let left = if most == usize::MAX { usize::MAX } else { most.saturating_sub(used) };
         let share = Share::of(count, self.connections, most)
-            .and_then(|share| Share::of(1, share.data, left.min(share.all())))
+            .and_then(|share| Share::of(1, Some(share.data), left.min(share.all())))
             .ok_or_else(|| self.too_few(count))?;
         let number = known.number().ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "the cluster has more nodes than can be told apart")

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::Told;
 use super::super::large::at_hand;
 use super::super::link::{Link, Live};
 use super::super::ping::Patience;
 use super::super::track::Sinks;
+use super::super::{CONNECTIONS, Told};
 use crate::error::Result;
 use crate::op::Lane;
 use crate::store::url::{Address, RedisTarget};
@@ -31,9 +31,12 @@ pub(super) const OF_A_REPLICA: Share = Share { data: 1, told: false, prefixed: 0
 
 impl Share {
     /// What falls to each of `nodes`, of `most` in all. Nothing if it is not even one.
-    pub(super) fn of(nodes: usize, connections: usize, most: usize) -> Option<Self> {
-        let each = most / nodes.max(1);
-        let data = connections.div_ceil(nodes.max(1)).min(each.saturating_sub(1)).max(1);
+    pub(super) fn of(nodes: usize, connections: Option<usize>, most: usize) -> Option<Self> {
+        let nodes = nodes.max(1);
+        let each = most / nodes;
+        // By default as many as a single server has, so that what is small goes past what is large.
+        let data = connections.map_or(CONNECTIONS, |all| all.div_ceil(nodes));
+        let data = data.min(each.saturating_sub(1)).max(1);
         let rest = each.checked_sub(data)?;
         Some(Self { data, told: rest > 0, prefixed: rest.saturating_sub(1) })
     }
@@ -155,9 +158,12 @@ mod tests {
     #[test]
     fn connections_are_split_and_the_bound_is_kept() {
         let of = |nodes, connections, most| {
-            Share::of(nodes, connections, most)
+            Share::of(nodes, Some(connections), most)
                 .map(|share| (share.data, share.told, share.prefixed))
         };
+        let by_default = |most| Share::of(3, None, most).map(|share| (share.data, share.told));
+        assert_eq!(by_default(usize::MAX), Some((2, true)));
+        assert_eq!(by_default(8), Some((1, true)));
         assert_eq!(of(3, 2, usize::MAX).map(|(data, told, _)| (data, told)), Some((1, true)));
         assert_eq!(of(3, 12, usize::MAX).map(|(data, _, _)| data), Some(4));
         assert_eq!(of(3, 12, 9), Some((2, true, 0)));
@@ -166,7 +172,7 @@ mod tests {
         assert_eq!(of(3, 2, 2), None);
         for nodes in 1..6 {
             for most in 1..40 {
-                let share = Share::of(nodes, 7, most);
+                let share = Share::of(nodes, Some(7), most);
                 assert_eq!(share.is_none(), most < nodes);
                 assert!(share.is_none_or(|share| share.all() * nodes <= most));
             }
