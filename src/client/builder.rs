@@ -209,8 +209,9 @@ impl Builder {
         self
     }
 
-    /// How many multiplexed connections carry the calls; one carries hundreds of tasks. Defaults to two, and in a cluster
-    /// two to each primary: while one comes back, or carries something large, calls go over the other.
+    /// How many multiplexed connections carry the calls; one carries hundreds of tasks. Defaults to two: while
+    /// one comes back, or carries something large, calls go over the other. In a cluster a number that is given is split among
+    /// the primaries, and by default each has two.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = Some(connections);
         self
@@ -497,9 +498,9 @@ impl Builder {
         let coherent = Coherent::new(repeated, Arc::clone(&coherence));
         let bounded = Deadline::new(coherent, deadline);
         let is_on = self.guarded && redis.is_some() && self.breaker.unwrap_or(true);
-        let breaker = Arc::new(Breaker::new(is_on, recorder.breaker()));
         let servers = redis.as_ref().and_then(RedisStore::servers);
-        let broken = Broken::new(bounded, Arc::clone(&breaker), servers);
+        let breaker = Arc::new(Breaker::new(is_on, servers, recorder.breaker()));
+        let broken = Broken::new(bounded, Arc::clone(&breaker));
         let behind = redis.as_ref().map(RedisStore::backlog).unwrap_or_default();
         let gated = Gate::new(broken, deadline, limits, behind, Arc::clone(&recorder));
         let recording = self.observed.then(|| Arc::clone(&recorder));

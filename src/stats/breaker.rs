@@ -16,12 +16,11 @@ pub(crate) struct BreakerRecorder {
 impl BreakerRecorder {
     pub(crate) fn opened(&self) {
         self.opened.fetch_add(1, Ordering::Relaxed);
-        self.is_open.store(true, Ordering::Relaxed);
         self.seen()[0].increment(1);
     }
 
-    pub(crate) fn closed(&self) {
-        self.is_open.store(false, Ordering::Relaxed);
+    pub(crate) fn is_open(&self, is_open: bool) {
+        self.is_open.store(is_open, Ordering::Relaxed);
     }
 
     pub(crate) fn refused(&self) {
@@ -49,10 +48,10 @@ impl BreakerRecorder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct BreakerStats {
-    /// How often it opened.
+    /// How often it opened; in a cluster, for each node by itself.
     pub opened: u64,
     /// How many calls it failed at once. They are counted among the errors of their operations as well.
     pub refused: u64,
-    /// Whether it is open at the moment.
+    /// Whether it is open at the moment; in a cluster, for any node.
     pub is_open: bool,
 }

@@ -1,6 +1,6 @@
 //! The breaker: while a store, or a node of a cluster, does not answer, one call at a time asks it, and the others fail at once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Capabilities, Layer};
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::key::Key;
 use crate::op::{Batch, Op, Replies};
 use crate::stats::BreakerRecorder;
 
@@ -24,30 +25,20 @@ const FOR: Duration = Duration::from_secs(1);
 /// deadline even once more. Then one load tries.
 const REST: Duration = Duration::from_millis(500);
 
-/// What is known of a store that does not answer. Loads rest at the first failure, calls without a loader later.
+/// For how long a server is remembered that failed a call or two, and that nobody asked since.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// What is known of servers that do not answer. Loads rest at the first failure, calls without a loader later.
 pub(crate) struct Breaker {
     // Whether calls are ever refused.
     is_on: bool,
+    // Nothing if there is one.
+    servers: Option<Arc<dyn Servers>>,
     // Whether anything is amiss: as long as nothing is, calls look no further.
     is_troubled: AtomicBool,
-    state: Mutex<State>,
-    recorder: Arc<BreakerRecorder>,
-}
-
-#[derive(Default)]
-struct State {
     // Those that did not answer the last call.
-    servers: HashMap<ServerId, Server>,
-    loads_rest: Option<Instant>,
-}
-
-/// One server.
-struct Server {
-    // Calls in a row without an answer, and when the first of them ended.
-    unanswered: u32,
-    since: Instant,
-    is_open: bool,
-    is_asked: bool,
+    failed: Mutex<HashMap<ServerId, Failed>>,
+    recorder: Arc<BreakerRecorder>,
 }
 
 /// A number for each server of a store.
@@ -58,6 +49,9 @@ const THE_ONE: ServerId = 0;
 
 /// Says which of a store's servers answers a call, where there are several: each of them may be away by itself.
 pub(crate) trait Servers: Send + Sync {
+    /// The server of a key. Nothing if nobody serves it.
+    fn of_key(&self, key: &Key) -> Option<ServerId>;
+
     /// The server that a batch goes to. Nothing if it goes to several, or to anyone.
     fn of(&self, batch: &Batch) -> Option<ServerId>;
 
@@ -65,47 +59,94 @@ pub(crate) trait Servers: Send + Sync {
     fn has(&self, server: ServerId) -> bool;
 }
 
+/// One server that did not answer.
+struct Failed {
+    // Calls in a row without an answer, when the first of them ended, and the last.
+    unanswered: u32,
+    since: Instant,
+    last: Instant,
+    is_open: bool,
+    is_asked: bool,
+    loads_rest: Option<Instant>,
+}
+
+impl Failed {
+    fn now() -> Self {
+        let now = Instant::now();
+        let (is_open, is_asked) = (false, false);
+        Self { unanswered: 0, since: now, last: now, is_open, is_asked, loads_rest: None }
+    }
+}
+
 impl Breaker {
-    pub(crate) fn new(is_on: bool, recorder: Arc<BreakerRecorder>) -> Self {
-        Self { is_on, is_troubled: AtomicBool::new(false), state: Mutex::default(), recorder }
+    pub(crate) fn new(
+        is_on: bool,
+        servers: Option<Arc<dyn Servers>>,
+        recorder: Arc<BreakerRecorder>,
+    ) -> Self {
+        let (is_troubled, failed) = (AtomicBool::new(false), Mutex::default());
+        Self { is_on, servers, is_troubled, failed, recorder }
     }
 
-    /// Whether a load may ask the store. Of those that come after its rest, one at a time.
-    pub(crate) fn allows_load(&self) -> bool {
+    fn server_of(&self, key: &Key) -> Option<ServerId> {
+        self.servers.as_ref().map_or(Some(THE_ONE), |servers| servers.of_key(key))
+    }
+
+    fn server(&self, batch: &Batch) -> Option<ServerId> {
+        self.servers.as_ref().map_or(Some(THE_ONE), |servers| servers.of(batch))
+    }
+
+    /// Whether a load of keys may ask the store. Of those that come after its rest, one at a time.
+    pub(crate) fn allows_load<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) -> bool {
         if !self.is_troubled.load(Ordering::Relaxed) {
             return true;
         }
-        let mut state = self.state();
-        match state.loads_rest {
-            None => true,
-            Some(until) if Instant::now() < until => false,
-            Some(_) => {
-                state.loads_rest = Some(Instant::now() + REST);
-                true
+        let servers: BTreeSet<_> = keys.into_iter().filter_map(|key| self.server_of(key)).collect();
+        let mut failed = self.failed();
+        let now = Instant::now();
+        let rests = |id| failed.get(id).and_then(|server: &Failed| server.loads_rest);
+        if servers.iter().filter_map(rests).any(|until| now < until) {
+            return false;
+        }
+        for id in &servers {
+            if let Some(rest) = failed.get_mut(id).and_then(|server| server.loads_rest.as_mut()) {
+                *rest = now + REST;
             }
         }
+        true
     }
 
-    /// A load got no answer.
-    pub(crate) fn failed_load(&self) {
-        let mut state = self.state();
-        state.loads_rest = Some(Instant::now() + REST);
-        self.is_troubled.store(true, Ordering::Relaxed);
-    }
-
-    /// A load got an answer.
-    pub(crate) fn answered_load(&self) {
-        if self.is_troubled.load(Ordering::Relaxed) {
-            let mut state = self.state();
-            state.loads_rest = None;
-            self.is_troubled.store(!state.servers.is_empty(), Ordering::Relaxed);
+    /// A load of keys got no answer.
+    pub(crate) fn failed_load<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
+        let mut failed = self.failed();
+        for id in keys.into_iter().filter_map(|key| self.server_of(key)) {
+            let server = failed.entry(id).or_insert_with(Failed::now);
+            server.last = Instant::now();
+            server.loads_rest = Some(server.last + REST);
         }
+        self.is_troubled.store(!failed.is_empty(), Ordering::Relaxed);
+    }
+
+    /// A load of keys got an answer.
+    pub(crate) fn answered_load<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
+        if !self.is_troubled.load(Ordering::Relaxed) {
+            return;
+        }
+        let servers: BTreeSet<_> = keys.into_iter().filter_map(|key| self.server_of(key)).collect();
+        let mut failed = self.failed();
+        failed.retain(|id, server| {
+            if servers.contains(id) {
+                server.loads_rest = None;
+            }
+            server.unanswered > 0 || server.loads_rest.is_some()
+        });
+        self.is_troubled.store(!failed.is_empty(), Ordering::Relaxed);
     }
 
     /// Lets a call to a server through, or fails it. One that asks in the name of all is to be kept until it ended.
     fn enter(&self, server: ServerId, batch: &Batch) -> Result<Option<Asking<'_>>> {
-        let mut state = self.state();
-        let Some(known) = state.servers.get_mut(&server).filter(|server| server.is_open) else {
+        let mut failed = self.failed();
+        let Some(known) = failed.get_mut(&server).filter(|server| server.is_open) else {
             return Ok(None);
         };
         if batch.ops().iter().all(always_passes) {
@@ -115,7 +156,7 @@ impl Breaker {
             return Ok(Some(Asking { breaker: self, server }));
         }
         let since = known.since.elapsed();
-        drop(state);
+        drop(failed);
         self.recorder.refused();
         let tenths =
             Duration::from_millis(u64::try_from(since.as_millis() / 100 * 100).unwrap_or(u64::MAX));
@@ -129,12 +170,7 @@ impl Breaker {
     }
 
     /// What a call came to that was let through to a server.
-    fn heard(
-        &self,
-        done: &Result<Replies>,
-        is_alone: bool,
-        server: impl FnOnce() -> Option<ServerId>,
-    ) {
+    fn heard(&self, done: &Result<Replies>, server: impl FnOnce() -> Option<ServerId>) {
         match done {
             _ if !self.is_on => {}
             Err(error) if error.outcome() != Outcome::Rejected => {
@@ -148,52 +184,55 @@ impl Breaker {
             _ if !self.is_troubled.load(Ordering::Relaxed) => {}
             _ => {
                 if let Some(server) = server() {
-                    self.forget(|id| id != server, is_alone);
+                    self.keep(|id, _| id != server);
                 }
             }
         }
     }
 
     fn unanswered(&self, server: ServerId) {
-        let mut state = self.state();
-        let known = state.servers.entry(server).or_insert_with(|| Server {
-            unanswered: 0,
-            since: Instant::now(),
-            is_open: false,
-            is_asked: false,
-        });
+        let mut failed = self.failed();
+        let known = failed.entry(server).or_insert_with(Failed::now);
+        known.last = Instant::now();
+        if known.unanswered == 0 {
+            known.since = known.last;
+        }
         known.unanswered = known.unanswered.saturating_add(1);
         self.is_troubled.store(true, Ordering::Relaxed);
         if !known.is_open && known.unanswered >= UNANSWERED && known.since.elapsed() >= FOR {
             known.is_open = true;
-            drop(state);
+            self.recorder.is_open(true);
+            drop(failed);
             self.recorder.opened();
-            tracing::warn!(target: "larder", server, "a server does not answer: calls fail at once until it does");
+            tracing::warn!(target: "larder", "a server does not answer: calls fail at once until it does");
         }
     }
 
-    /// Keeps some of the servers that did not answer: the others did, or are gone. What was `heard_of_all` holds for loads too.
-    fn forget(&self, keep: impl Fn(ServerId) -> bool, heard_of_all: bool) {
-        let mut state = self.state();
-        let is_open = |state: &State| state.servers.values().any(|server| server.is_open);
-        let was_open = is_open(&state);
-        state.servers.retain(|id, _| keep(*id));
-        if heard_of_all {
-            state.loads_rest = None;
-        }
-        let is_troubled = !state.servers.is_empty() || state.loads_rest.is_some();
-        self.is_troubled.store(is_troubled, Ordering::Relaxed);
-        let closed = was_open && !is_open(&state);
-        drop(state);
-        if closed {
-            self.recorder.closed();
+    /// Forgets servers that are gone, and those that failed seldom and long ago.
+    fn tidy(&self) {
+        let Some(servers) = &self.servers else { return };
+        self.keep(|id, server| {
+            servers.has(id) && (server.is_open || server.last.elapsed() < REMEMBERED)
+        });
+    }
+
+    /// Keeps some of the servers that did not answer: the others did, or are not to be waited for.
+    fn keep(&self, keep: impl Fn(ServerId, &Failed) -> bool) {
+        let mut failed = self.failed();
+        let is_open = |failed: &HashMap<_, Failed>| failed.values().any(|server| server.is_open);
+        let was_open = is_open(&failed);
+        failed.retain(|id, server| keep(*id, server));
+        self.is_troubled.store(!failed.is_empty(), Ordering::Relaxed);
+        if was_open && !is_open(&failed) {
+            self.recorder.is_open(false);
+            drop(failed);
             tracing::info!(target: "larder", "all servers answer again");
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn failed(&self) -> MutexGuard<'_, HashMap<ServerId, Failed>> {
         // Nothing that can panic runs under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -221,7 +260,7 @@ struct Asking<'a> {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if let Some(server) = self.breaker.state().servers.get_mut(&self.server) {
+        if let Some(server) = self.breaker.failed().get_mut(&self.server) {
             server.is_asked = false;
         }
     }
@@ -231,25 +270,17 @@ impl Drop for Asking<'_> {
 pub(crate) struct Broken<S> {
     inner: S,
     breaker: Arc<Breaker>,
-    // Nothing if there is one.
-    servers: Option<Arc<dyn Servers>>,
 }
 
 impl<S: Layer> Broken<S> {
-    pub(crate) fn new(inner: S, breaker: Arc<Breaker>, servers: Option<Arc<dyn Servers>>) -> Self {
-        Self { inner, breaker, servers }
-    }
-
-    fn server(&self, batch: &Batch) -> Option<ServerId> {
-        self.servers.as_ref().map_or(Some(THE_ONE), |servers| servers.of(batch))
+    pub(crate) fn new(inner: S, breaker: Arc<Breaker>) -> Self {
+        Self { inner, breaker }
     }
 
     /// A call while a server did not answer the last one.
     async fn in_trouble(&self, batch: &Batch) -> Result<Replies> {
-        if let Some(servers) = &self.servers {
-            self.breaker.forget(|id| servers.has(id), false);
-        }
-        let server = self.server(batch);
+        self.breaker.tidy();
+        let server = self.breaker.server(batch);
         let asking = server.map_or(Ok(None), |server| self.breaker.enter(server, batch));
         let _asking = match asking {
             Ok(asking) => asking,
@@ -261,8 +292,8 @@ impl<S: Layer> Broken<S> {
         };
         let done = self.inner.call(batch).await;
         // A call that was sent on was answered by another one.
-        let by = || if done.is_ok() { self.server(batch) } else { server };
-        self.breaker.heard(&done, self.servers.is_none(), by);
+        let by = || if done.is_ok() { self.breaker.server(batch) } else { server };
+        self.breaker.heard(&done, by);
         done
     }
 }
@@ -274,8 +305,7 @@ impl<S: Layer> Layer for Broken<S> {
             // Boxed, so that calls to a store that answers do not carry its room.
             return Either::Right(Box::pin(self.in_trouble(batch)));
         }
-        let heard =
-            |done: &_| self.breaker.heard(done, self.servers.is_none(), || self.server(batch));
+        let heard = |done: &_| self.breaker.heard(done, || self.breaker.server(batch));
         Either::Left(self.inner.call(batch).inspect(heard))
     }
 
@@ -300,19 +330,89 @@ mod tests {
     use crate::op::Reply;
 
     fn breaker() -> Arc<Breaker> {
-        Arc::new(Breaker::new(true, Arc::default()))
+        Arc::new(Breaker::new(true, None, Arc::default()))
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_a_failure_loads_rest_and_then_one_tries() {
         let breaker = breaker();
-        assert!(breaker.allows_load());
-        breaker.failed_load();
-        assert!(!breaker.allows_load());
+        let key = [crate::key::Key::new("k").unwrap()];
+        let allows = || breaker.allows_load(&key);
+        assert!(allows());
+        breaker.failed_load(&key);
+        assert!(!allows());
         tokio::time::advance(REST).await;
-        assert!(breaker.allows_load() && !breaker.allows_load());
-        breaker.answered_load();
-        assert!(breaker.allows_load() && breaker.allows_load());
+        assert!(allows() && !allows());
+        breaker.answered_load(&key);
+        assert!(allows() && allows());
+        assert!(!breaker.is_troubled.load(Ordering::Relaxed));
+    }
+
+    /// Keys that begin with a server's name are its own.
+    struct ByName(Mutex<Vec<u8>>);
+
+    impl Servers for ByName {
+        fn of_key(&self, key: &Key) -> Option<ServerId> {
+            let name = key.as_bytes()[0];
+            self.has(name.into()).then_some(name.into())
+        }
+
+        fn of(&self, batch: &Batch) -> Option<ServerId> {
+            self.of_key(batch.sole_key()?)
+        }
+
+        fn has(&self, server: ServerId) -> bool {
+            self.0.lock().unwrap().iter().any(|name| ServerId::from(*name) == server)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_servers_each_rests_by_itself_until_it_answers_or_is_gone() {
+        let servers = Arc::new(ByName(Mutex::new(b"ab".to_vec())));
+        let breaker = Arc::new(Breaker::new(true, Some(servers.clone()), Arc::default()));
+        let (say, said) = watch::channel(failure(ErrorKind::Timeout, Outcome::Unknown));
+        let store = Broken::new(Says(said), Arc::clone(&breaker));
+        let key = |name| Key::new(name).unwrap();
+        let call =
+            async |name| store.call(&Batch::one("test", Op::Exists { key: key(name) })).await;
+        let open = || breaker.recorder.snapshot().is_open;
+        let fail = async || {
+            say.send_replace(failure(ErrorKind::Timeout, Outcome::Unknown));
+            for _ in 0..UNANSWERED {
+                assert!(!is_refused(&call("a").await));
+                tokio::time::advance(FOR / 2).await;
+            }
+            assert!(open());
+        };
+        fail().await;
+        breaker.failed_load(&[key("a")]);
+        say.send_replace(None);
+        let asks = exists_at(key("a"));
+        let mut asking = pin!(store.call(&asks));
+        assert!(waits(asking.as_mut()).await);
+        assert!(is_refused(&call("a").await));
+        // The other one is asked, and its answer says nothing of the first.
+        say.send_replace(Some(Ok(())));
+        assert!(call("b").await.is_ok() && open());
+        assert!(breaker.allows_load(&[key("b")]) && !breaker.allows_load(&[key("a"), key("b")]));
+        assert!(asking.await.is_ok() && !open());
+        assert!(breaker.allows_load(&[key("a")]) && !breaker.is_troubled.load(Ordering::Relaxed));
+
+        // One that is replaced is waited for no longer.
+        fail().await;
+        *servers.0.lock().unwrap() = b"bc".to_vec();
+        say.send_replace(Some(Ok(())));
+        assert!(call("b").await.is_ok() && !open());
+        // Nor one that failed once, and that nobody asked since.
+        say.send_replace(failure(ErrorKind::Timeout, Outcome::Unknown));
+        assert!(call("c").await.is_err() && breaker.is_troubled.load(Ordering::Relaxed));
+        tokio::time::advance(REMEMBERED).await;
+        say.send_replace(Some(Ok(())));
+        assert!(call("b").await.is_ok() && !breaker.is_troubled.load(Ordering::Relaxed));
+    }
+
+    fn exists_at(key: Key) -> Batch {
+        Batch::one("test", Op::Exists { key })
     }
 
     /// What a store says: nothing, until it says something for all.
@@ -351,7 +451,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_opens_after_five_failures_over_a_second_and_then_one_call_asks() {
         let (say, said) = watch::channel(failure(ErrorKind::Timeout, Outcome::Unknown));
-        let store = Broken::new(Says(said), breaker(), None);
+        let store = Broken::new(Says(said), breaker());
         for _ in 0..20 {
             assert!(!is_refused(&store.call(&exists()).await), "they failed at once");
         }
@@ -388,7 +488,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_the_server_refuses_and_what_is_the_calls_own_matter_does_not_open_it() {
         let (say, said) = watch::channel(None);
-        let store = Broken::new(Says(said), breaker(), None);
+        let store = Broken::new(Says(said), breaker());
         for (kind, outcome) in [
             (ErrorKind::Unavailable, Outcome::Rejected),
             (ErrorKind::Config, Outcome::NotSent),

@@ -38,13 +38,15 @@ struct Want<T> {
     waited: bool,
     /// What a load brought whose key was changed meanwhile, and when that load began.
     refused: Option<(Answer<T>, Instant)>,
+    took_over: bool,
     /// Whether its flight is told of changes.
     told: bool,
 }
 
 impl<T> Want<T> {
     fn new(at: usize, ask: Ask, stale: Option<Answer<T>>, leader: Leader<Answer<T>>) -> Self {
-        Self { at, ask, stale, leader, waited: false, refused: None, told: false }
+        let (waited, took_over, told) = (false, false, false);
+        Self { at, ask, stale, leader, waited, refused: None, took_over, told }
     }
 
     /// Whether its caller has an answer if it is not loaded in time.
@@ -154,6 +156,11 @@ impl Family {
     }
 }
 
+/// The keys of flights.
+fn keys_of<'a, T>(keys: &'a [Key], leaders: &'a Leaders<T>) -> impl Iterator<Item = &'a Key> {
+    leaders.iter().map(|(at, _)| &keys[*at])
+}
+
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     fn places(&self) -> impl Iterator<Item = usize> {
         (0..self.keys.len()).filter(|at| self.firsts[*at] == *at)
@@ -210,11 +217,12 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             return wanted;
         }
         let want = |at, ask, leader| Want::new(at, ask, None, leader);
-        if loads && !family.path.breaker.allows_load() {
+        let all = self.keys;
+        if loads && !family.path.breaker.allows_load(keys_of(all, &leaders)) {
             wanted.extend(leaders.into_iter().map(|(at, leader)| want(at, Ask::Missing, leader)));
             return wanted;
         }
-        let keys: Vec<Key> = leaders.iter().map(|(at, _)| self.keys[*at].clone()).collect();
+        let keys: Vec<Key> = keys_of(all, &leaders).cloned().collect();
         let readings: Vec<_> = keys.iter().map(|key| family.begin(key)).collect();
         let sent = Instant::now();
         let looked = family.path.store.run(family.batch(Op::Fetch { keys })).await;
@@ -224,7 +232,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
         }) {
             Ok(found) => found,
             Err(error) if loads && is_failure_of_store(&error) => {
-                family.store_failed(&error);
+                family.store_failed(&error, keys_of(all, &leaders));
                 wanted
                     .extend(leaders.into_iter().map(|(at, leader)| want(at, Ask::Missing, leader)));
                 return wanted;
@@ -237,7 +245,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 return wanted;
             }
         };
-        family.path.breaker.answered_load();
+        family.path.breaker.answered_load(keys_of(all, &leaders));
         for (((at, leader), found), reading) in leaders.into_iter().zip(found).zip(readings) {
             match family.judge(&self.keys[at], found, sent, reading, vouch.as_ref(), true) {
                 Ok(Seen::Fresh(answer)) => self.land(at, leader, Ok(answer)),
@@ -350,10 +358,10 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
         self.land(want.at, want.leader, done);
     }
 
-    /// As [`land_want`](Self::land_want), of what may be older than a change of the key, and of which the load began then.
-    fn land_before(&mut self, want: Want<T>, answer: Answer<T>, began: Instant) {
+    /// As [`land_want`](Self::land_want), of what may be older than a change of the key: for who came before.
+    fn land_before(&mut self, want: Want<T>, answer: Answer<T>, before: Instant) {
         let done = Ok(answer);
-        want.leader.land_before(&done, Some(began));
+        want.leader.land_before(&done, Some(before));
         self.answers[want.at] = Some(done);
     }
 

@@ -132,7 +132,7 @@ impl Family {
             Ok(Seen::Unfit) => Ask::Always,
             // The work finds out by itself, and lets the loader answer.
             Err(error) if loads && is_failure_of_store(&error) => {
-                self.store_failed(&error);
+                self.store_failed(&error, [key]);
                 Ask::Missing
             }
             Err(error) => {
@@ -223,14 +223,14 @@ impl Family {
         takes_nothing: bool,
         loads: bool,
     ) -> Result<Seen<T>> {
-        if loads && !self.path.breaker.allows_load() {
+        if loads && !self.path.breaker.allows_load([key]) {
             return Ok(Seen::Missing);
         }
         let reading = self.begin(key);
         let batch = self.batch(Op::Fetch { keys: vec![key.clone()] });
         let sent = Instant::now();
         let replies = self.path.store.run(batch).await?;
-        self.path.breaker.answered_load();
+        self.path.breaker.answered_load([key]);
         let vouch = replies.vouch().copied();
         let found = replies.into_one()?.into_fetched()?.pop().ok_or_else(|| {
             Error::new(ErrorKind::Protocol, "the store gave another number of values")

@@ -44,13 +44,13 @@ pub(super) struct Work<T> {
 enum Filled<T> {
     /// This is the answer.
     Answer(Answer<T>),
-    /// So is this, but whether the key was changed meanwhile is not known.
-    Unsure(Answer<T>),
-    /// The key was changed meanwhile, and nothing stands there; this is what was loaded.
-    Refused(Answer<T>),
+    /// So is this, for who came before: of changes since then nobody would tell.
+    Before(Answer<T>, Instant),
+    /// The key was changed while it was loaded, and nothing stands there; this is what was loaded, and when that began.
+    Refused(Answer<T>, Instant),
 }
 
-/// An answer, and if it may be older than a change of the key, when the load that brought it began.
+/// An answer, and if it may be older than a change of the key, before when who gets it has to have come.
 type Brought<T> = (Answer<T>, Option<Instant>);
 
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
@@ -67,13 +67,13 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
     async fn bring<S: Source<T>>(&self, source: &mut S) -> Result<Brought<T>> {
         let Self { family, key, .. } = self;
         let path = &family.path;
-        if !path.breaker.allows_load() {
+        if !path.breaker.allows_load([key]) {
             return Ok((self.without_store(source).await?, None));
         }
         let limit = Instant::now() + family.options.hard_timeout;
         let (mut ask, mut waited, mut poll) = (self.ask, false, FIRST_POLL);
         // What a load brought whose key was changed meanwhile.
-        let mut refused = None;
+        let (mut refused, mut took_over) = (None, false);
         let (flights, flight) = (&path.coherence.flights, self.leader.id());
         let mut told = false;
         let terms = family.terms();
@@ -89,12 +89,12 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
             let asked = match asked.and_then(|mut all| all.remove(0)) {
                 Ok(asked) => asked,
                 Err(error) if is_failure_of_store(&error) => {
-                    family.store_failed(&error);
+                    family.store_failed(&error, [key]);
                     return Ok((self.without_store(source).await?, None));
                 }
                 Err(error) => return Err(error),
             };
-            path.breaker.answered_load();
+            path.breaker.answered_load([key]);
             let Asked { leased, lease, vouch, sent } = asked;
             told = vouch.is_some_and(|vouch| vouch.holds());
             if told {
@@ -112,21 +112,23 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                     _ = lease.release().await;
                     return Ok((answer, None));
                 }
-                if waited && refused.is_none() {
+                if waited && !std::mem::replace(&mut took_over, true) {
                     family.reads.count(Read::Takeover);
                 }
                 drop(watch);
                 if !told {
                     flights.untold(key, flight);
                 }
-                let began = Instant::now();
-                match self.load(source, lease).await? {
-                    Filled::Answer(answer) => return Ok((answer, None)),
+                match (self.load(source, lease).await, refused.take()) {
+                    (Ok(Filled::Answer(answer)), _) => return Ok((answer, None)),
+                    (Ok(Filled::Before(answer, then)), _) => return Ok((answer, Some(then))),
                     // It is loaded once more, for who came while it was loaded.
-                    Filled::Refused(answer) if refused.is_none() => refused = Some((answer, began)),
-                    Filled::Unsure(answer) | Filled::Refused(answer) => {
+                    (Ok(Filled::Refused(answer, began)), None) => refused = Some((answer, began)),
+                    (Ok(Filled::Refused(answer, began)), Some(_))
+                    | (Err(_), Some((answer, began))) => {
                         return Ok((answer, Some(began)));
                     }
+                    (Err(error), None) => return Err(error),
                 }
                 continue;
             }
@@ -167,6 +169,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
 
     /// Loads, under a lease, and stores what comes of it.
     async fn load<S: Source<T>>(&self, source: &mut S, lease: Lease) -> Result<Filled<T>> {
+        let began = Instant::now();
         let loading = self.call(source);
         let loaded = renewing(std::slice::from_ref(&lease), loading).await;
         let (value, ttl) = match loaded {
@@ -183,15 +186,16 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
         let Some(kept) = self.family.kept_for(&value, ttl, lease.replaces()) else {
             let answer = Answer { value: None, from: ReadFrom::Loaded };
             // There is no fill that would be refused.
+            let asked = Instant::now();
             return Ok(match lease.release().await {
-                Ok(true) => Filled::Answer(answer),
+                Ok(true) => Filled::Before(answer, asked),
                 Ok(false) => {
                     self.family.reads.count(Read::RefusedFill);
-                    Filled::Refused(answer)
+                    Filled::Refused(answer, began)
                 }
                 Err(error) => {
-                    self.family.store_failed(&error);
-                    Filled::Unsure(answer)
+                    self.family.store_failed(&error, [&self.key]);
+                    Filled::Before(answer, began)
                 }
             });
         };
@@ -205,7 +209,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
         let answer = Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded };
         let fill = lease.fill(bytes, expiry);
         let sent = Lease::send(self.family.name, vec![(lease, fill)]).await.remove(0);
-        self.filled(sent, answer, source.takes_nothing())
+        self.filled(sent, answer, began, source.takes_nothing())
     }
 
     /// What a fill comes to.
@@ -213,6 +217,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
         &self,
         sent: Result<(bool, Fetched)>,
         answer: Answer<T>,
+        began: Instant,
         takes_nothing: bool,
     ) -> Result<Filled<T>> {
         let family = &self.family;
@@ -224,13 +229,13 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                     family.judge(&self.key, found, Instant::now(), None, None, takes_nothing)?;
                 Ok(match seen {
                     Seen::Fresh(newer) | Seen::Due(newer) => Filled::Answer(newer),
-                    Seen::Missing | Seen::Unfit => Filled::Refused(answer),
+                    Seen::Missing | Seen::Unfit => Filled::Refused(answer, began),
                 })
             }
             // What was loaded is right for who waited for it, if not stored.
             Err(error) => {
-                family.store_failed(&error);
-                Ok(Filled::Unsure(answer))
+                family.store_failed(&error, [&self.key]);
+                Ok(Filled::Before(answer, began))
             }
         }
     }
@@ -329,10 +334,10 @@ impl Family {
     }
 
     /// Counts a failure of the store, and lets it rest if it is gone.
-    pub(super) fn store_failed(&self, error: &Error) {
+    pub(super) fn store_failed<'a>(&self, error: &Error, keys: impl IntoIterator<Item = &'a Key>) {
         self.reads.count(Read::StoreFailure);
         if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
-            self.path.breaker.failed_load();
+            self.path.breaker.failed_load(keys);
         }
         tracing::debug!(target: "larder", %error, "the store failed, the loader answers");
     }

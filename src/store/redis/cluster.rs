@@ -17,7 +17,7 @@ use self::known::Known;
 use self::learn::Learning;
 use self::refusal::Refusal;
 use self::topology::Map;
-use self::trip::{Group, Next, Packed, Refused, Trip};
+use self::trip::{Group, Next, Packed, Refused, Trip, may_go_to_replicas};
 use super::failure;
 use super::large::LargeValues;
 use super::link::{Link, Live};
@@ -51,7 +51,7 @@ const LAST_MOMENT: Duration = Duration::from_millis(20);
 /// How long a call waits for a connection to one node before it asks whether that node is still the right one.
 const NODE_PATIENCE: Duration = Duration::from_millis(150);
 
-/// What stands for the nodes of a cluster of which none was found. No node has it: there are fewer slots.
+/// What stands for the primaries of a cluster of which none was found. No primary has it.
 const NOT_FOUND: ServerId = ServerId::MAX;
 
 /// A cluster, and what is known of it.
@@ -119,8 +119,7 @@ impl Cluster {
         // An attempt before this one may have been applied.
         let unsure = batch.was_sent();
         let mut pause = FIRST_PAUSE;
-        let mut to_replicas =
-            self.template.options.read_from == Some(ReadPreference::PreferReplica);
+        let mut to_replicas = self.prefers_replicas();
         while !trip.is_over() {
             let map = self.map(end).await?;
             if std::mem::take(&mut to_replicas) {
@@ -425,6 +424,10 @@ impl Cluster {
         self.sinks.are_refused()
     }
 
+    fn prefers_replicas(&self) -> bool {
+        self.template.options.read_from == Some(ReadPreference::PreferReplica)
+    }
+
     /// Lets go of all connections for good.
     pub(super) fn close(&self) {
         self.known().close();
@@ -437,13 +440,21 @@ impl Cluster {
 }
 
 impl Servers for Cluster {
+    fn of_key(&self, key: &Key) -> Option<ServerId> {
+        match self.known_map() {
+            // Who is looked for and was never found does not answer.
+            None => Some(NOT_FOUND),
+            Some(map) => map.owner(key.slot()).map(|node| node.number),
+        }
+    }
+
     fn of(&self, batch: &Batch) -> Option<ServerId> {
-        // Who is looked for and was never found does not answer.
-        let Some(map) = self.known_map() else { return Some(NOT_FOUND) };
+        if self.prefers_replicas() && may_go_to_replicas(batch) {
+            return None;
+        }
         let mut keys = batch.ops().iter().flat_map(Op::keys);
-        let node = map.owner(keys.next()?.slot())?;
-        let same = |key: &Key| map.owner(key.slot()).is_some_and(|owner| Arc::ptr_eq(owner, node));
-        keys.all(same).then_some(node.number)
+        let first = self.of_key(keys.next()?)?;
+        keys.all(|key| self.of_key(key) == Some(first)).then_some(first)
     }
 
     fn has(&self, server: ServerId) -> bool {

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::{Asked, Lease, renewing};
 use crate::near::Reading;
-use crate::op::{Ask, LeaseState};
+use crate::op::{Ask, Fetched, LeaseState};
 use crate::stats::Read;
 
 /// What came of asking for leases.
@@ -51,7 +51,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             if is_late && wanted.iter().all(Want::can_be_served) {
                 return;
             }
-            if !path.breaker.allows_load() {
+            if !path.breaker.allows_load(wanted.iter().map(|want| &self.keys[want.at])) {
                 return self.without_store(wanted, source).await;
             }
             let keys: Vec<Key> = wanted
@@ -69,11 +69,11 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             let asked = match terms.ask(asks).await {
                 Ok(asked) => asked,
                 Err(error) => {
-                    family.store_failed(&error);
+                    family.store_failed(&error, wanted.iter().map(|want| &self.keys[want.at]));
                     return self.without_store(wanted, source).await;
                 }
             };
-            path.breaker.answered_load();
+            path.breaker.answered_load(wanted.iter().map(|want| &self.keys[want.at]));
             let mut round =
                 Round { granted: Vec::new(), held: Vec::new(), next: self.limit, told: true };
             for ((want, asked), reading) in wanted.into_iter().zip(asked).zip(readings) {
@@ -155,7 +155,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 self.land_want(want, Ok(Answer { from, ..answer }));
             }
             (Ok(Seen::Missing | Seen::Unfit), Some(lease)) => {
-                if want.waited && want.refused.is_none() {
+                if want.waited && !std::mem::replace(&mut want.took_over, true) {
                     family.reads.count(Read::Takeover);
                 }
                 if !want.told {
@@ -226,46 +226,61 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 }
             }
         }
-        // There is no fill of nothing that would be refused: giving the lease back says as much.
-        let nothing = join_all(nothing.into_iter().map(Lease::release));
-        let (sent, held) = join(Lease::send(family.name, fills), nothing).await;
-        let mut again = Vec::new();
-        for ((want, answer), held) in unfilled.into_iter().zip(held) {
-            match held {
-                Ok(true) => self.land_want(want, Ok(answer)),
-                Ok(false) => {
-                    family.reads.count(Read::RefusedFill);
-                    again.extend(self.refused(want, answer, began));
-                }
-                Err(error) => {
-                    family.store_failed(&error);
-                    self.land_before(want, answer, began);
+        let released = join_all(released.into_iter().map(Lease::release));
+        let landed = async {
+            // There is no fill of nothing that would be refused: giving the lease back says as much.
+            let asked = Instant::now();
+            let nothing = join_all(nothing.into_iter().map(Lease::release));
+            let (sent, held) = join(Lease::send(family.name, fills), nothing).await;
+            let mut again = Vec::new();
+            for ((want, answer), held) in unfilled.into_iter().zip(held) {
+                match held {
+                    // Of changes since then nobody would tell.
+                    Ok(true) => self.land_before(want, answer, asked),
+                    Ok(false) => {
+                        family.reads.count(Read::RefusedFill);
+                        again.extend(self.refused(want, answer, began));
+                    }
+                    Err(error) => {
+                        family.store_failed(&error, [&self.keys[want.at]]);
+                        self.land_before(want, answer, began);
+                    }
                 }
             }
-        }
-        for ((want, answer), sent) in filled.into_iter().zip(sent) {
-            let found = match sent {
-                Ok((true, _)) => {
-                    self.land_want(want, Ok(answer));
-                    continue;
+            for ((want, answer), sent) in filled.into_iter().zip(sent) {
+                again.extend(self.filled(want, answer, began, sent));
+            }
+            again
+        };
+        // Nobody who waits for what was loaded waits for the leases of what was not.
+        join(landed, released).await.0
+    }
+
+    /// What a fill comes to. Answers what is to be loaded once more.
+    fn filled(
+        &mut self,
+        want: Want<T>,
+        answer: Answer<T>,
+        began: Instant,
+        sent: Result<(bool, Fetched)>,
+    ) -> Option<Want<T>> {
+        let (family, key) = (self.family, &self.keys[want.at]);
+        match sent {
+            Ok((true, _)) => self.land_want(want, Ok(answer)),
+            Ok((false, found)) => {
+                family.reads.count(Read::RefusedFill);
+                match family.judge(key, found, Instant::now(), None, None, true) {
+                    Ok(Seen::Fresh(newer) | Seen::Due(newer)) => self.land_want(want, Ok(newer)),
+                    Ok(Seen::Missing | Seen::Unfit) => return self.refused(want, answer, began),
+                    Err(error) => self.land_want(want, Err(error)),
                 }
-                Ok((false, found)) => found,
-                Err(error) => {
-                    family.store_failed(&error);
-                    self.land_before(want, answer, began);
-                    continue;
-                }
-            };
-            family.reads.count(Read::RefusedFill);
-            let key = &self.keys[want.at];
-            match family.judge(key, found, Instant::now(), None, None, true) {
-                Ok(Seen::Fresh(newer) | Seen::Due(newer)) => self.land_want(want, Ok(newer)),
-                Ok(Seen::Missing | Seen::Unfit) => again.extend(self.refused(want, answer, began)),
-                Err(error) => self.land_want(want, Err(error)),
+            }
+            Err(error) => {
+                family.store_failed(&error, [key]);
+                self.land_before(want, answer, began);
             }
         }
-        join_all(released.into_iter().map(Lease::release)).await;
-        again
+        None
     }
 
     /// A key was changed while it was loaded, and nothing stands there: it is loaded once more, for who came meanwhile.
@@ -327,8 +342,12 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
 
     /// A load failed: what is stale is served, the rest is an error.
     fn fail(&mut self, wanted: Vec<Want<T>>, error: &Error) {
-        for want in wanted {
+        for mut want in wanted {
             self.family.reads.count(Read::LoadFailure);
+            if let Some((answer, began)) = want.refused.take() {
+                self.land_before(want, answer, began);
+                continue;
+            }
             let done = match &want.stale {
                 Some(stale) => Ok(stale.clone()),
                 None => Err(error.clone().with_key(&self.keys[want.at])),

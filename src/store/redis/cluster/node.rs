@@ -34,8 +34,10 @@ impl Share {
     pub(super) fn of(nodes: usize, connections: Option<usize>, most: usize) -> Option<Self> {
         let nodes = nodes.max(1);
         let each = most / nodes;
-        // By default as many as a single server has, so that what is small goes past what is large.
-        let data = connections.map_or(CONNECTIONS, |all| all.div_ceil(nodes));
+        // By default as many as a single server has, so that what is small goes past what is large, if what tells of changes
+        // has its own.
+        let data =
+            connections.map_or(CONNECTIONS.min(each.saturating_sub(2)), |all| all.div_ceil(nodes));
         let data = data.min(each.saturating_sub(1)).max(1);
         let rest = each.checked_sub(data)?;
         Some(Self { data, told: rest > 0, prefixed: rest.saturating_sub(1) })
@@ -56,7 +58,7 @@ impl Share {
 /// A node of the cluster.
 pub(super) struct Node {
     target: Arc<RedisTarget>,
-    /// What scans call it: no other node of this client has it while this one is known.
+    /// What scans and the breaker call it: no other node of this client has it while this one is known.
     pub(super) number: u16,
     pub(super) share: Share,
     links: Vec<Link>,
@@ -161,9 +163,13 @@ mod tests {
             Share::of(nodes, Some(connections), most)
                 .map(|share| (share.data, share.told, share.prefixed))
         };
-        let by_default = |most| Share::of(3, None, most).map(|share| (share.data, share.told));
-        assert_eq!(by_default(usize::MAX), Some((2, true)));
-        assert_eq!(by_default(8), Some((1, true)));
+        let by_default =
+            |most| Share::of(3, None, most).map(|share| (share.data, share.told, share.prefixed));
+        assert_eq!(by_default(usize::MAX).map(|(data, told, _)| (data, told)), Some((2, true)));
+        assert_eq!(by_default(12), Some((2, true, 1)));
+        assert_eq!(by_default(9), Some((1, true, 1)));
+        assert_eq!(by_default(6), Some((1, true, 0)));
+        assert_eq!(by_default(3), Some((1, false, 0)));
         assert_eq!(of(3, 2, usize::MAX).map(|(data, told, _)| (data, told)), Some((1, true)));
         assert_eq!(of(3, 12, usize::MAX).map(|(data, _, _)| data), Some(4));
         assert_eq!(of(3, 12, 9), Some((2, true, 0)));

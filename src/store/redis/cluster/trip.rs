@@ -104,10 +104,7 @@ impl<'a> Trip<'a> {
 
     /// Has reads go to replicas first, if nothing else is in the batch.
     pub(super) fn prefer_replicas(&mut self, map: &Map) {
-        if *self.batch.lane() != Lane::Data
-            || self.batch.is_atomic()
-            || !self.batch.ops().iter().all(may_be_old)
-        {
+        if !may_go_to_replicas(self.batch) {
             return;
         }
         for piece in &mut self.pieces {
@@ -414,6 +411,11 @@ impl<'a> Trip<'a> {
             None => replies,
         })
     }
+}
+
+/// Whether a batch may be answered by replicas, where those are read from.
+pub(super) fn may_go_to_replicas(batch: &Batch) -> bool {
+    *batch.lane() == Lane::Data && !batch.is_atomic() && batch.ops().iter().all(may_be_old)
 }
 
 /// Whether the answer may be one of a moment ago: plain reads. Those of the read path are to be kept or to lead to a load, a
