@@ -26,7 +26,7 @@ const FOR: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_millis(500);
 
 /// For how long a server is remembered that failed a call or two, and that nobody asked since.
-const REMEMBERED: Duration = Duration::from_secs(10);
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// What is known of servers that do not answer. Loads rest at the first failure, calls without a loader later.
 pub(crate) struct Breaker {
@@ -49,11 +49,11 @@ const THE_ONE: ServerId = 0;
 
 /// Says which of a store's servers answers a call, where there are several: each of them may be away by itself.
 pub(crate) trait Servers: Send + Sync {
-    /// The server of a key. Nothing if nobody serves it.
-    fn of_key(&self, key: &Key) -> Option<ServerId>;
+    /// The server of each key.
+    fn of_keys(&self, keys: &mut dyn Iterator<Item = &Key>) -> Vec<ServerId>;
 
-    /// The server that a batch goes to. Nothing if it goes to several, or to anyone.
-    fn of(&self, batch: &Batch) -> Option<ServerId>;
+    /// The servers that a batch goes to. None if that may be anyone.
+    fn of(&self, batch: &Batch) -> BTreeSet<ServerId>;
 
     /// Whether it is still one of them.
     fn has(&self, server: ServerId) -> bool;
@@ -88,38 +88,66 @@ impl Breaker {
         Self { is_on, servers, is_troubled, failed, recorder }
     }
 
-    fn server_of(&self, key: &Key) -> Option<ServerId> {
-        self.servers.as_ref().map_or(Some(THE_ONE), |servers| servers.of_key(key))
-    }
-
-    fn server(&self, batch: &Batch) -> Option<ServerId> {
-        self.servers.as_ref().map_or(Some(THE_ONE), |servers| servers.of(batch))
-    }
-
-    /// Whether a load of keys may ask the store. Of those that come after its rest, one at a time.
-    pub(crate) fn allows_load<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) -> bool {
-        if !self.is_troubled.load(Ordering::Relaxed) {
-            return true;
+    /// The server of each key.
+    fn of_keys<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) -> Vec<ServerId> {
+        let mut keys = keys.into_iter();
+        match &self.servers {
+            Some(servers) => servers.of_keys(&mut keys),
+            None => keys.map(|_| THE_ONE).collect(),
         }
-        let servers: BTreeSet<_> = keys.into_iter().filter_map(|key| self.server_of(key)).collect();
+    }
+
+    fn of(&self, batch: &Batch) -> BTreeSet<ServerId> {
+        match &self.servers {
+            Some(servers) => servers.of(batch),
+            None => BTreeSet::from([THE_ONE]),
+        }
+    }
+
+    /// The server that a batch goes to, if it is one.
+    fn sole(&self, batch: &Batch) -> Option<ServerId> {
+        let servers = self.of(batch);
+        servers.first().copied().filter(|_| servers.len() == 1)
+    }
+
+    /// Whether a load of a key may ask the store. Of those that come after its server's rest, one at a time.
+    pub(crate) fn allows_load(&self, key: &Key) -> bool {
+        self.allow_loads([key]).is_none_or(|allowed| allowed[0])
+    }
+
+    /// The same of each key of one load. Nothing if all may.
+    pub(crate) fn allow_loads<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Key>,
+    ) -> Option<Vec<bool>> {
+        if !self.is_troubled.load(Ordering::Relaxed) {
+            return None;
+        }
+        let servers = self.of_keys(keys);
         let mut failed = self.failed();
         let now = Instant::now();
-        let rests = |id| failed.get(id).and_then(|server: &Failed| server.loads_rest);
-        if servers.iter().filter_map(rests).any(|until| now < until) {
-            return false;
-        }
-        for id in &servers {
+        let rests: BTreeSet<_> = failed
+            .iter()
+            .filter(|(_, server)| server.loads_rest.is_some_and(|until| now < until))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in servers.iter().filter(|id| !rests.contains(*id)) {
             if let Some(rest) = failed.get_mut(id).and_then(|server| server.loads_rest.as_mut()) {
                 *rest = now + REST;
             }
         }
-        true
+        Some(servers.iter().map(|id| !rests.contains(id)).collect())
     }
 
-    /// A load of keys got no answer.
+    /// A load of keys got no answer. If some of their servers are known for that, it was them.
     pub(crate) fn failed_load<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
+        let servers: BTreeSet<_> = self.of_keys(keys).into_iter().collect();
         let mut failed = self.failed();
-        for id in keys.into_iter().filter_map(|key| self.server_of(key)) {
+        let is_known = servers.iter().any(|id| failed.contains_key(id));
+        for id in servers {
+            if is_known && !failed.contains_key(&id) {
+                continue;
+            }
             let server = failed.entry(id).or_insert_with(Failed::now);
             server.last = Instant::now();
             server.loads_rest = Some(server.last + REST);
@@ -132,7 +160,7 @@ impl Breaker {
         if !self.is_troubled.load(Ordering::Relaxed) {
             return;
         }
-        let servers: BTreeSet<_> = keys.into_iter().filter_map(|key| self.server_of(key)).collect();
+        let servers = self.of_keys(keys);
         let mut failed = self.failed();
         failed.retain(|id, server| {
             if servers.contains(id) {
@@ -169,21 +197,28 @@ impl Breaker {
         .with_outcome(Outcome::NotSent))
     }
 
-    /// What a call came to that was let through to a server.
-    fn heard(&self, done: &Result<Replies>, server: impl FnOnce() -> Option<ServerId>) {
+    /// What a call came to that was let through; `before` is the server that it was for when it began, if that is known.
+    fn heard(&self, done: &Result<Replies>, batch: &Batch, before: Option<ServerId>) {
         match done {
             _ if !self.is_on => {}
             Err(error) if error.outcome() != Outcome::Rejected => {
                 // Other kinds are the call's own matter: they say nothing of the server.
                 if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
-                    && let Some(server) = server()
+                    && let Some(server) = before.or_else(|| self.sole(batch))
                 {
                     self.unanswered(server);
                 }
             }
             _ if !self.is_troubled.load(Ordering::Relaxed) => {}
-            _ => {
-                if let Some(server) = server() {
+            Ok(replies) => {
+                // A call that was sent on was answered by another one. Of several, one may not have answered.
+                let servers = self.of(batch);
+                if servers.len() == 1 || replies.results().iter().all(Result::is_ok) {
+                    self.keep(|id, _| !servers.contains(&id));
+                }
+            }
+            Err(_) => {
+                if let Some(server) = before.or_else(|| self.sole(batch)) {
                     self.keep(|id, _| id != server);
                 }
             }
@@ -280,7 +315,7 @@ impl<S: Layer> Broken<S> {
     /// A call while a server did not answer the last one.
     async fn in_trouble(&self, batch: &Batch) -> Result<Replies> {
         self.breaker.tidy();
-        let server = self.breaker.server(batch);
+        let server = self.breaker.sole(batch);
         let asking = server.map_or(Ok(None), |server| self.breaker.enter(server, batch));
         let _asking = match asking {
             Ok(asking) => asking,
@@ -291,9 +326,7 @@ impl<S: Layer> Broken<S> {
             }
         };
         let done = self.inner.call(batch).await;
-        // A call that was sent on was answered by another one.
-        let by = || if done.is_ok() { self.breaker.server(batch) } else { server };
-        self.breaker.heard(&done, by);
+        self.breaker.heard(&done, batch, server);
         done
     }
 }
@@ -305,7 +338,7 @@ impl<S: Layer> Layer for Broken<S> {
             // Boxed, so that calls to a store that answers do not carry its room.
             return Either::Right(Box::pin(self.in_trouble(batch)));
         }
-        let heard = |done: &_| self.breaker.heard(done, || self.breaker.server(batch));
+        let heard = |done: &_| self.breaker.heard(done, batch, None);
         Either::Left(self.inner.call(batch).inspect(heard))
     }
 
@@ -336,14 +369,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_failure_loads_rest_and_then_one_tries() {
         let breaker = breaker();
-        let key = [crate::key::Key::new("k").unwrap()];
+        let key = Key::new("k").unwrap();
         let allows = || breaker.allows_load(&key);
         assert!(allows());
-        breaker.failed_load(&key);
+        breaker.failed_load([&key]);
         assert!(!allows());
         tokio::time::advance(REST).await;
         assert!(allows() && !allows());
-        breaker.answered_load(&key);
+        breaker.answered_load([&key]);
         assert!(allows() && allows());
         assert!(!breaker.is_troubled.load(Ordering::Relaxed));
     }
@@ -352,13 +385,13 @@ mod tests {
     struct ByName(Mutex<Vec<u8>>);
 
     impl Servers for ByName {
-        fn of_key(&self, key: &Key) -> Option<ServerId> {
-            let name = key.as_bytes()[0];
-            self.has(name.into()).then_some(name.into())
+        fn of_keys(&self, keys: &mut dyn Iterator<Item = &Key>) -> Vec<ServerId> {
+            keys.map(|key| key.as_bytes()[0].into()).collect()
         }
 
-        fn of(&self, batch: &Batch) -> Option<ServerId> {
-            self.of_key(batch.sole_key()?)
+        fn of(&self, batch: &Batch) -> BTreeSet<ServerId> {
+            let mut keys = batch.ops().iter().flat_map(Op::keys);
+            self.of_keys(&mut keys).into_iter().collect()
         }
 
         fn has(&self, server: ServerId) -> bool {
@@ -385,7 +418,7 @@ mod tests {
             assert!(open());
         };
         fail().await;
-        breaker.failed_load(&[key("a")]);
+        breaker.failed_load([&key("a"), &key("b")]);
         say.send_replace(None);
         let asks = exists_at(key("a"));
         let mut asking = pin!(store.call(&asks));
@@ -394,9 +427,15 @@ mod tests {
         // The other one is asked, and its answer says nothing of the first.
         say.send_replace(Some(Ok(())));
         assert!(call("b").await.is_ok() && open());
-        assert!(breaker.allows_load(&[key("b")]) && !breaker.allows_load(&[key("a"), key("b")]));
+        assert_eq!(breaker.allow_loads([&key("a"), &key("b")]), Some(vec![false, true]));
         assert!(asking.await.is_ok() && !open());
-        assert!(breaker.allows_load(&[key("a")]) && !breaker.is_troubled.load(Ordering::Relaxed));
+        assert!(!breaker.is_troubled.load(Ordering::Relaxed));
+
+        // So it is by an answer to a call on keys of both.
+        fail().await;
+        say.send_replace(Some(Ok(())));
+        let keys = vec![key("a"), key("b")];
+        assert!(store.call(&Batch::one("test", Op::GetMany { keys })).await.is_ok() && !open());
 
         // One that is replaced is waited for no longer.
         fail().await;

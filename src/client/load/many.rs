@@ -156,6 +156,13 @@ impl Family {
     }
 }
 
+/// What may, and what may not.
+fn split<T>(all: Vec<T>, may: Vec<bool>) -> (Vec<T>, Vec<T>) {
+    let (yes, no): (Vec<_>, Vec<_>) = all.into_iter().zip(may).partition(|(_, may)| *may);
+    let bare = |all: Vec<(T, bool)>| all.into_iter().map(|(one, _)| one).collect();
+    (bare(yes), bare(no))
+}
+
 /// The keys of flights.
 fn keys_of<'a, T>(keys: &'a [Key], leaders: &'a Leaders<T>) -> impl Iterator<Item = &'a Key> {
     leaders.iter().map(|(at, _)| &keys[*at])
@@ -210,17 +217,21 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
     }
 
     /// Looks into the store for all keys whose flights this call leads. Answers what is to be loaded.
-    async fn look(&mut self, leaders: Leaders<T>, loads: bool) -> Vec<Want<T>> {
+    async fn look(&mut self, mut leaders: Leaders<T>, loads: bool) -> Vec<Want<T>> {
         let family = self.family;
         let mut wanted = Vec::new();
         if leaders.is_empty() {
             return wanted;
         }
         let want = |at, ask, leader| Want::new(at, ask, None, leader);
-        let all = self.keys;
-        if loads && !family.path.breaker.allows_load(keys_of(all, &leaders)) {
-            wanted.extend(leaders.into_iter().map(|(at, leader)| want(at, Ask::Missing, leader)));
-            return wanted;
+        let (all, breaker) = (self.keys, &family.path.breaker);
+        if loads && let Some(allowed) = breaker.allow_loads(keys_of(all, &leaders)) {
+            let (may, rest) = split(leaders, allowed);
+            wanted.extend(rest.into_iter().map(|(at, leader)| want(at, Ask::Missing, leader)));
+            leaders = may;
+            if leaders.is_empty() {
+                return wanted;
+            }
         }
         let keys: Vec<Key> = keys_of(all, &leaders).cloned().collect();
         let readings: Vec<_> = keys.iter().map(|key| family.begin(key)).collect();
@@ -245,7 +256,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 return wanted;
             }
         };
-        family.path.breaker.answered_load(keys_of(all, &leaders));
+        breaker.answered_load(keys_of(all, &leaders));
         for (((at, leader), found), reading) in leaders.into_iter().zip(found).zip(readings) {
             match family.judge(&self.keys[at], found, sent, reading, vouch.as_ref(), true) {
                 Ok(Seen::Fresh(answer)) => self.land(at, leader, Ok(answer)),

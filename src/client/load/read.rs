@@ -223,7 +223,7 @@ impl Family {
         takes_nothing: bool,
         loads: bool,
     ) -> Result<Seen<T>> {
-        if loads && !self.path.breaker.allows_load([key]) {
+        if loads && !self.path.breaker.allows_load(key) {
             return Ok(Seen::Missing);
         }
         let reading = self.begin(key);

@@ -42,6 +42,8 @@ pub(super) struct Work<T> {
 
 /// What became of a load.
 enum Filled<T> {
+    /// The loader failed.
+    Failed(Error),
     /// This is the answer.
     Answer(Answer<T>),
     /// So is this, for who came before: of changes since then nobody would tell.
@@ -67,8 +69,8 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
     async fn bring<S: Source<T>>(&self, source: &mut S) -> Result<Brought<T>> {
         let Self { family, key, .. } = self;
         let path = &family.path;
-        if !path.breaker.allows_load([key]) {
-            return Ok((self.without_store(source).await?, None));
+        if !path.breaker.allows_load(key) {
+            return self.without_store(source, None).await;
         }
         let limit = Instant::now() + family.options.hard_timeout;
         let (mut ask, mut waited, mut poll) = (self.ask, false, FIRST_POLL);
@@ -90,7 +92,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                 Ok(asked) => asked,
                 Err(error) if is_failure_of_store(&error) => {
                     family.store_failed(&error, [key]);
-                    return Ok((self.without_store(source).await?, None));
+                    return self.without_store(source, refused).await;
                 }
                 Err(error) => return Err(error),
             };
@@ -119,16 +121,13 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                 if !told {
                     flights.untold(key, flight);
                 }
-                match (self.load(source, lease).await, refused.take()) {
-                    (Ok(Filled::Answer(answer)), _) => return Ok((answer, None)),
-                    (Ok(Filled::Before(answer, then)), _) => return Ok((answer, Some(then))),
+                match (self.load(source, lease).await?, refused.take()) {
+                    (Filled::Answer(answer), _) => return Ok((answer, None)),
+                    (Filled::Before(answer, then), _) => return Ok((answer, Some(then))),
+                    (Filled::Failed(error), refused) => return self.failed(error, refused),
                     // It is loaded once more, for who came while it was loaded.
-                    (Ok(Filled::Refused(answer, began)), None) => refused = Some((answer, began)),
-                    (Ok(Filled::Refused(answer, began)), Some(_))
-                    | (Err(_), Some((answer, began))) => {
-                        return Ok((answer, Some(began)));
-                    }
-                    (Err(error), None) => return Err(error),
+                    (Filled::Refused(answer, began), None) => refused = Some((answer, began)),
+                    (Filled::Refused(answer, began), Some(_)) => return Ok((answer, Some(began))),
                 }
                 continue;
             }
@@ -143,7 +142,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
                 continue;
             };
             if let Some(stale) = &self.stale {
-                return Ok((stale.clone(), None));
+                return Ok(
+                    refused.map_or((stale.clone(), None), |(answer, began)| (answer, Some(began)))
+                );
             }
             if !waited {
                 family.reads.count(Read::LeaseWait);
@@ -176,11 +177,11 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
             Ok(Loaded { value: Ok(value), ttl }) => (value, ttl),
             Ok(Loaded { value: Err(failure), .. }) => {
                 _ = lease.release().await;
-                return self.failed(self.failure(failure)).map(Filled::Answer);
+                return Ok(Filled::Failed(self.failure(failure)));
             }
             Err(error) => {
                 _ = lease.release().await;
-                return self.failed(error).map(Filled::Answer);
+                return Ok(Filled::Failed(error));
             }
         };
         let Some(kept) = self.family.kept_for(&value, ttl, lease.replaces()) else {
@@ -203,7 +204,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
             Ok(encoded) => encoded,
             Err(error) => {
                 _ = lease.release().await;
-                return self.failed(error).map(Filled::Answer);
+                return Ok(Filled::Failed(error));
             }
         };
         let answer = Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded };
@@ -241,14 +242,19 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
     }
 
     /// The store cannot be asked: the origin answers, and nothing is stored.
-    async fn without_store<S: Source<T>>(&self, source: &mut S) -> Result<Answer<T>> {
+    async fn without_store<S: Source<T>>(
+        &self,
+        source: &mut S,
+        refused: Option<(Answer<T>, Instant)>,
+    ) -> Result<Brought<T>> {
         self.family.path.coherence.flights.untold(&self.key, self.leader.id());
         match self.call(source).await {
             Ok(Loaded { value: Ok(value), .. }) => {
-                Ok(Answer { value: value.map(std::sync::Arc::new), from: ReadFrom::Loaded })
+                let value = value.map(std::sync::Arc::new);
+                Ok((Answer { value, from: ReadFrom::Loaded }, None))
             }
-            Ok(Loaded { value: Err(failure), .. }) => self.failed(self.failure(failure)),
-            Err(error) => self.failed(error),
+            Ok(Loaded { value: Err(failure), .. }) => self.failed(self.failure(failure), refused),
+            Err(error) => self.failed(error, refused),
         }
     }
 
@@ -261,13 +267,16 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Work<T> {
         self.family.guarded(&self.frames, work).await.map_err(|error| error.with_key(&self.key))
     }
 
-    /// A load failed: the stale value, if there is one.
-    fn failed(&self, error: Error) -> Result<Answer<T>> {
+    /// A load failed: what an earlier one brought, or the stale value, if there is one.
+    fn failed(&self, error: Error, refused: Option<(Answer<T>, Instant)>) -> Result<Brought<T>> {
         self.family.reads.count(Read::LoadFailure);
+        if let Some((answer, began)) = refused {
+            return Ok((answer, Some(began)));
+        }
         match &self.stale {
             Some(stale) => {
                 tracing::debug!(target: "larder", %error, "the stale value is served");
-                Ok(stale.clone())
+                Ok((stale.clone(), None))
             }
             None => Err(error),
         }
@@ -336,7 +345,9 @@ impl Family {
     /// Counts a failure of the store, and lets it rest if it is gone.
     pub(super) fn store_failed<'a>(&self, error: &Error, keys: impl IntoIterator<Item = &'a Key>) {
         self.reads.count(Read::StoreFailure);
-        if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
+        let is_away = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
+        // A slot that moves is no reason to leave its node alone.
+        if is_away && error.code() != Some("TRYAGAIN") {
             self.path.breaker.failed_load(keys);
         }
         tracing::debug!(target: "larder", %error, "the store failed, the loader answers");

@@ -3,6 +3,7 @@
 //! What a node refuses was not applied, so it is sent on (`MOVED`, `ASK`) or again, whatever it is. What got no answer is
 //! not: that is for the layers above to decide, as on a single server.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -51,7 +52,8 @@ const LAST_MOMENT: Duration = Duration::from_millis(20);
 /// How long a call waits for a connection to one node before it asks whether that node is still the right one.
 const NODE_PATIENCE: Duration = Duration::from_millis(150);
 
-/// What stands for the primaries of a cluster of which none was found. No primary has it.
+/// What stands for the primary that was not found: of any slot, as long as the cluster was not, or of one that nobody serves.
+/// No primary has it.
 const NOT_FOUND: ServerId = ServerId::MAX;
 
 /// A cluster, and what is known of it.
@@ -440,26 +442,27 @@ impl Cluster {
 }
 
 impl Servers for Cluster {
-    fn of_key(&self, key: &Key) -> Option<ServerId> {
-        match self.known_map() {
-            // Who is looked for and was never found does not answer.
-            None => Some(NOT_FOUND),
-            Some(map) => map.owner(key.slot()).map(|node| node.number),
-        }
+    fn of_keys(&self, keys: &mut dyn Iterator<Item = &Key>) -> Vec<ServerId> {
+        let map = self.known_map();
+        let owner = |key: &Key| map.as_ref()?.owner(key.slot());
+        keys.map(|key| owner(key).map_or(NOT_FOUND, |node| node.number)).collect()
     }
 
-    fn of(&self, batch: &Batch) -> Option<ServerId> {
+    fn of(&self, batch: &Batch) -> BTreeSet<ServerId> {
+        if self.known_map().is_none() {
+            return BTreeSet::from([NOT_FOUND]);
+        }
         if self.prefers_replicas() && may_go_to_replicas(batch) {
-            return None;
+            return BTreeSet::new();
         }
         let mut keys = batch.ops().iter().flat_map(Op::keys);
-        let first = self.of_key(keys.next()?)?;
-        keys.all(|key| self.of_key(key) == Some(first)).then_some(first)
+        self.of_keys(&mut keys).into_iter().collect()
     }
 
     fn has(&self, server: ServerId) -> bool {
         match self.known_map() {
             None => server == NOT_FOUND,
+            Some(map) if server == NOT_FOUND => map.has_holes(),
             Some(map) => map.nodes().iter().any(|node| node.number == server),
         }
     }

@@ -9,11 +9,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::source::ManySource;
-use super::{Many, Want};
+use super::{Many, Want, split};
 use crate::client::load::loaded::Loaded;
 use crate::client::load::recent::ReadFrom;
 use crate::client::load::target::{Answer, Seen};
-use crate::client::load::work::{LAST_POLL, SLACK};
+use crate::client::load::work::{LAST_POLL, SLACK, is_failure_of_store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::{Asked, Lease, renewing};
@@ -51,8 +51,16 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             if is_late && wanted.iter().all(Want::can_be_served) {
                 return;
             }
-            if !path.breaker.allows_load(wanted.iter().map(|want| &self.keys[want.at])) {
-                return self.without_store(wanted, source).await;
+            let keys = wanted.iter().map(|want| &self.keys[want.at]);
+            if let Some(allowed) = path.breaker.allow_loads(keys) {
+                let (may, rest) = split(wanted, allowed);
+                if !rest.is_empty() {
+                    self.without_store(rest, source).await;
+                }
+                wanted = may;
+                if wanted.is_empty() {
+                    return;
+                }
             }
             let keys: Vec<Key> = wanted
                 .iter()
@@ -76,9 +84,14 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             path.breaker.answered_load(wanted.iter().map(|want| &self.keys[want.at]));
             let mut round =
                 Round { granted: Vec::new(), held: Vec::new(), next: self.limit, told: true };
+            let mut unasked = Vec::new();
             for ((want, asked), reading) in wanted.into_iter().zip(asked).zip(readings) {
                 match asked {
                     Ok(asked) => self.sort(want, asked, reading, &mut round),
+                    Err(error) if is_failure_of_store(&error) => {
+                        family.store_failed(&error, [&self.keys[want.at]]);
+                        unasked.push(want);
+                    }
                     Err(error) => {
                         let error = error.with_key(&self.keys[want.at]);
                         self.land_want(want, Err(error));
@@ -87,8 +100,14 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             }
             let Round { granted, held, mut next, told } = round;
             wanted = held;
-            if !granted.is_empty() {
+            let is_filled = !granted.is_empty();
+            if is_filled {
                 wanted.extend(self.fill(granted, source).await);
+            }
+            if !unasked.is_empty() {
+                self.without_store(unasked, source).await;
+            }
+            if is_filled {
                 continue;
             }
             if wanted.is_empty() {
@@ -100,14 +119,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             // Told, or at its own time: either way it is looked at again.
             _ = timeout_at(next, watch.changed()).await;
             if Instant::now() >= self.limit {
-                for mut want in wanted {
-                    match want.refused.take() {
-                        Some((answer, began)) => self.land_before(want, answer, began),
-                        None => {
-                            let error = family.too_long(&self.keys[want.at]);
-                            self.land_want(want, Err(error));
-                        }
-                    }
+                for want in wanted {
+                    let error = family.too_long(&self.keys[want.at]);
+                    self.settle(want, Err(error));
                 }
                 return;
             }
@@ -131,7 +145,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
         }
         if let (None, LeaseState::Held { remaining }) = (&asked.lease, &asked.leased.lease) {
             if let Some(stale) = want.stale.clone() {
-                return self.land_want(want, Ok(stale));
+                return self.settle(want, Ok(stale));
             }
             if !want.waited {
                 family.reads.count(Read::LeaseWait);
@@ -340,19 +354,23 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
         Ok(loaded.into_iter().collect())
     }
 
+    /// No load comes any more: what an earlier one brought is the answer, or this.
+    fn settle(&mut self, mut want: Want<T>, otherwise: Result<Answer<T>>) {
+        match want.refused.take() {
+            Some((answer, began)) => self.land_before(want, answer, began),
+            None => self.land_want(want, otherwise),
+        }
+    }
+
     /// A load failed: what is stale is served, the rest is an error.
     fn fail(&mut self, wanted: Vec<Want<T>>, error: &Error) {
-        for mut want in wanted {
+        for want in wanted {
             self.family.reads.count(Read::LoadFailure);
-            if let Some((answer, began)) = want.refused.take() {
-                self.land_before(want, answer, began);
-                continue;
-            }
             let done = match &want.stale {
                 Some(stale) => Ok(stale.clone()),
                 None => Err(error.clone().with_key(&self.keys[want.at])),
             };
-            self.land_want(want, done);
+            self.settle(want, done);
         }
     }
 }

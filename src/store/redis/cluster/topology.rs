@@ -215,6 +215,11 @@ impl Map {
         self.nodes.get(usize::from(place))
     }
 
+    /// Whether nobody serves some slot.
+    pub(super) fn has_holes(&self) -> bool {
+        self.owners.iter().any(|owner| usize::from(*owner) >= self.nodes.len())
+    }
+
     /// The primaries.
     pub(super) fn nodes(&self) -> &[Arc<Node>] {
         &self.nodes

@@ -377,7 +377,10 @@ impl<'a> Trip<'a> {
             && let Some(Done { result: Err(error), .. }) =
                 self.pieces.iter().filter_map(|piece| piece.done.as_ref()).find(|done| done.silent)
         {
-            return Err(error.clone());
+            // Of the others something may have been applied.
+            let is_partial = self.touched && !self.batch.is_read();
+            let error = error.clone();
+            return Err(if is_partial { error.with_outcome(Outcome::Unknown) } else { error });
         }
         if let Some(whole) = self.whole {
             let vouch = self.pieces.first().and_then(|piece| piece.done.as_ref()?.vouch);
