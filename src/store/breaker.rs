@@ -28,6 +28,9 @@ const REST: Duration = Duration::from_millis(500);
 /// For how long a server is remembered that failed a call or two, and that nobody asked since.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
+/// How lately a server failed that is taken for the one of several that failed now.
+const RECENT: Duration = Duration::from_secs(5);
+
 /// What is known of servers that do not answer. Loads rest at the first failure, calls without a loader later.
 pub(crate) struct Breaker {
     // Whether calls are ever refused.
@@ -126,28 +129,29 @@ impl Breaker {
         let servers = self.of_keys(keys);
         let mut failed = self.failed();
         let now = Instant::now();
-        let rests: BTreeSet<_> = failed
-            .iter()
-            .filter(|(_, server)| server.loads_rest.is_some_and(|until| now < until))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in servers.iter().filter(|id| !rests.contains(*id)) {
-            if let Some(rest) = failed.get_mut(id).and_then(|server| server.loads_rest.as_mut()) {
-                *rest = now + REST;
-            }
+        // One server at a time is tried: a call that one does not answer says nothing of the others.
+        let mut tried = None;
+        let mut allows = |id: &ServerId| match failed.get(id).and_then(|server| server.loads_rest) {
+            None => true,
+            Some(until) if now < until => false,
+            Some(_) => *tried.get_or_insert(*id) == *id,
+        };
+        let allowed = servers.iter().map(&mut allows).collect();
+        if let Some(rest) = tried.and_then(|id| failed.get_mut(&id)?.loads_rest.as_mut()) {
+            *rest = now + REST;
         }
-        Some(servers.iter().map(|id| !rests.contains(id)).collect())
+        Some(allowed)
     }
 
     /// A load of keys got no answer. If some of their servers are known for that, it was them.
     pub(crate) fn failed_load<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
         let servers: BTreeSet<_> = self.of_keys(keys).into_iter().collect();
         let mut failed = self.failed();
-        let is_known = servers.iter().any(|id| failed.contains_key(id));
-        for id in servers {
-            if is_known && !failed.contains_key(&id) {
-                continue;
-            }
+        let is_known = |id: &&ServerId| {
+            failed.get(id).is_some_and(|server| server.is_open || server.last.elapsed() < RECENT)
+        };
+        let known: Vec<_> = servers.iter().filter(is_known).copied().collect();
+        for id in if known.is_empty() { servers.into_iter().collect() } else { known } {
             let server = failed.entry(id).or_insert_with(Failed::now);
             server.last = Instant::now();
             server.loads_rest = Some(server.last + REST);
@@ -427,9 +431,18 @@ mod tests {
         // The other one is asked, and its answer says nothing of the first.
         say.send_replace(Some(Ok(())));
         assert!(call("b").await.is_ok() && open());
-        assert_eq!(breaker.allow_loads([&key("a"), &key("b")]), Some(vec![false, true]));
+        let both = || breaker.allow_loads([&key("a"), &key("b")]);
+        assert_eq!(both(), Some(vec![false, true]));
         assert!(asking.await.is_ok() && !open());
         assert!(!breaker.is_troubled.load(Ordering::Relaxed));
+        // Of two that failed together one is tried first.
+        breaker.failed_load([&key("a"), &key("b")]);
+        assert_eq!(both(), Some(vec![false, false]));
+        tokio::time::advance(REST).await;
+        assert_eq!(both(), Some(vec![true, false]));
+        assert_eq!(both(), Some(vec![false, true]));
+        breaker.answered_load([&key("a"), &key("b")]);
+        assert!(both().is_none());
 
         // So it is by an answer to a call on keys of both.
         fail().await;

@@ -347,7 +347,7 @@ impl Family {
         self.reads.count(Read::StoreFailure);
         let is_away = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
         // A slot that moves is no reason to leave its node alone.
-        if is_away && error.code() != Some("TRYAGAIN") {
+        if is_away && !matches!(error.code(), Some("TRYAGAIN" | "ASK" | "MOVED")) {
             self.path.breaker.failed_load(keys);
         }
         tracing::debug!(target: "larder", %error, "the store failed, the loader answers");

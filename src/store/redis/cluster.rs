@@ -456,13 +456,18 @@ impl Servers for Cluster {
             return BTreeSet::new();
         }
         let mut keys = batch.ops().iter().flat_map(Op::keys);
-        self.of_keys(&mut keys).into_iter().collect()
+        let servers = self.of_keys(&mut keys);
+        // A slot that nobody serves is an error that says so, and no node's silence.
+        if servers.contains(&NOT_FOUND) {
+            return BTreeSet::new();
+        }
+        servers.into_iter().collect()
     }
 
     fn has(&self, server: ServerId) -> bool {
         match self.known_map() {
             None => server == NOT_FOUND,
-            Some(map) if server == NOT_FOUND => map.has_holes(),
+            Some(map) if server == NOT_FOUND => map.has_holes,
             Some(map) => map.nodes().iter().any(|node| node.number == server),
         }
     }

@@ -51,16 +51,14 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             if is_late && wanted.iter().all(Want::can_be_served) {
                 return;
             }
+            // What is loaded without a lease, since its server is not to be asked or did not answer.
+            let mut unasked = Vec::new();
             let keys = wanted.iter().map(|want| &self.keys[want.at]);
             if let Some(allowed) = path.breaker.allow_loads(keys) {
-                let (may, rest) = split(wanted, allowed);
-                if !rest.is_empty() {
-                    self.without_store(rest, source).await;
-                }
-                wanted = may;
-                if wanted.is_empty() {
-                    return;
-                }
+                (wanted, unasked) = split(wanted, allowed);
+            }
+            if wanted.is_empty() {
+                return self.without_store(unasked, source).await;
             }
             let keys: Vec<Key> = wanted
                 .iter()
@@ -78,13 +76,13 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
                 Ok(asked) => asked,
                 Err(error) => {
                     family.store_failed(&error, wanted.iter().map(|want| &self.keys[want.at]));
+                    wanted.extend(unasked);
                     return self.without_store(wanted, source).await;
                 }
             };
             path.breaker.answered_load(wanted.iter().map(|want| &self.keys[want.at]));
             let mut round =
                 Round { granted: Vec::new(), held: Vec::new(), next: self.limit, told: true };
-            let mut unasked = Vec::new();
             for ((want, asked), reading) in wanted.into_iter().zip(asked).zip(readings) {
                 match asked {
                     Ok(asked) => self.sort(want, asked, reading, &mut round),
@@ -100,14 +98,14 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Many<'_, T> {
             }
             let Round { granted, held, mut next, told } = round;
             wanted = held;
-            let is_filled = !granted.is_empty();
-            if is_filled {
+            let looks_again = !granted.is_empty() || !unasked.is_empty();
+            if !granted.is_empty() {
                 wanted.extend(self.fill(granted, source).await);
             }
             if !unasked.is_empty() {
                 self.without_store(unasked, source).await;
             }
-            if is_filled {
+            if looks_again {
                 continue;
             }
             if wanted.is_empty() {

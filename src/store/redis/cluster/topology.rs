@@ -182,6 +182,8 @@ fn wrong(why: &str) -> Error {
 pub(super) struct Map {
     // By slot, a place among the nodes.
     owners: Vec<u16>,
+    /// Whether nobody serves some slot.
+    pub(super) has_holes: bool,
     nodes: Vec<Arc<Node>>,
     pub(super) replicas: Vec<Address>,
     // By primary, those that may be read from.
@@ -197,7 +199,8 @@ impl Map {
         };
         let readers = view.replicas_of.iter().map(|of| of.iter().filter_map(reader).collect());
         let readers = readers.collect();
-        Self { owners: view.owners, nodes, replicas: view.replicas, readers }
+        let has_holes = view.owners.contains(&NOBODY);
+        Self { owners: view.owners, has_holes, nodes, replicas: view.replicas, readers }
     }
 
     /// A replica of a slot that can be asked without waiting, by chance.
@@ -215,11 +218,6 @@ impl Map {
         self.nodes.get(usize::from(place))
     }
 
-    /// Whether nobody serves some slot.
-    pub(super) fn has_holes(&self) -> bool {
-        self.owners.iter().any(|owner| usize::from(*owner) >= self.nodes.len())
-    }
-
     /// The primaries.
     pub(super) fn nodes(&self) -> &[Arc<Node>] {
         &self.nodes
@@ -233,7 +231,8 @@ impl Map {
             nodes.len() - 1
         });
         owners[usize::from(slot)] = place as u16;
-        Self { owners, nodes, replicas: self.replicas.clone(), readers: self.readers.clone() }
+        let (replicas, readers) = (self.replicas.clone(), self.readers.clone());
+        Self { has_holes: owners.contains(&NOBODY), owners, nodes, replicas, readers }
     }
 
     /// Those whose slots are not all theirs any more in `new`.
