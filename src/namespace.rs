@@ -186,8 +186,9 @@ where
     }
 
     /// Reads many values, and loads those that are missing with one call of the loader, which is told exactly the keys
-    /// that this call has to load, and gives pairs of a key and what it found. What it leaves out is not
-    /// there; [`Loaded::failed`](crate::Loaded::failed) is the failure of one key.
+    /// that this call has to load, and gives pairs of a key and what it found (and with one more for keys of a
+    /// server that does not answer, while others do). What it leaves out is not there;
+    /// [`Loaded::failed`](crate::Loaded::failed) is the failure of one key.
     ///
     /// One answer for each key, in order. Costs one round trip for what is not near, and two more if something
     /// is missing. What is stale within its grace, or due for an early refresh, is served at once and loaded again by
