@@ -8,7 +8,8 @@ use super::node::{Node, OF_A_REPLICA, Share};
 use super::scan::NUMBERS;
 use super::{Cluster, closed, refusal, topology};
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::redis::{check_prefix, failure};
+use crate::store::redis::failure;
+use crate::store::redis::told::check_prefix;
 use crate::store::url::{Address, ReadPreference, RedisTarget};
 
 /// The nodes of this client.

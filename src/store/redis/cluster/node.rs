@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::CONNECTIONS;
 use super::super::large::at_hand;
 use super::super::link::{Link, Live};
 use super::super::ping::Patience;
+use super::super::told::Told;
 use super::super::track::Sinks;
-use super::super::{CONNECTIONS, Told};
 use crate::error::Result;
 use crate::op::Lane;
 use crate::store::url::{Address, RedisTarget};
