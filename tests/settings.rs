@@ -16,7 +16,6 @@ fn a_setting_without_effect_is_a_mistake() {
         CacheClient::builder().store(MemoryStore::new()).ping_timeout(Duration::from_secs(1)),
         CacheClient::builder().breaker(false),
         CacheClient::builder().store(MemoryStore::new()).breaker(true),
-        CacheClient::builder().url("redis+cluster://127.0.0.1").breaker(true),
     ];
     for builder in refused {
         let error = builder.build().unwrap_err();
@@ -25,6 +24,10 @@ fn a_setting_without_effect_is_a_mistake() {
     }
     let fits = CacheClient::builder().max_bytes(1 << 20).max_connections(3).max_in_flight(1);
     assert!(fits.build().is_ok());
+    for url in ["redis://127.0.0.1", "redis+cluster://127.0.0.1", "redis+sentinel://127.0.0.1/name"]
+    {
+        assert!(CacheClient::builder().url(url).breaker(false).build().is_ok());
+    }
 }
 
 #[test]

@@ -429,7 +429,7 @@ impl Builder {
         };
         self.idle(&[MAX_BYTES], "a server", mistakes);
         match (&seeds, &target.address) {
-            (Some(_), _) => self.idle(&[BREAKER], "a cluster", mistakes),
+            (Some(_), _) => {}
             (None, Address::Sentinels(_)) => {
                 self.replicas("replicas behind sentinels are not read from", mistakes);
             }

@@ -55,10 +55,9 @@ fn clients(make: impl Fn(larder::Builder) -> larder::Builder) -> Vec<(Duration, 
         .collect()
 }
 
-/// Each call is to wait: the breaker, which clusters have not, would fail most of them at once.
+/// Each call is to wait: the breaker would fail most of them at once.
 fn waits_for(builder: larder::Builder, url: &str) -> larder::Builder {
-    let builder = builder.url(url);
-    if is_cluster(url) { builder } else { builder.breaker(false) }
+    builder.url(url).breaker(false)
 }
 
 fn is_cluster(url: &str) -> bool {
@@ -92,6 +91,41 @@ async fn call(cache: CacheClient, number: u64) -> Result<(), ErrorKind> {
     .map_err(|error| error.kind())
 }
 
+/// How long after its deadline a call came back, and with what.
+type Late = (Duration, Result<(), ErrorKind>);
+
+/// Begins so many calls with each client, as fast as the runtime takes them up: thousands that wait for their first turn
+/// would measure the length of its queue. A timer for each call, without a call behind it, shows what the machine itself adds
+/// there and then.
+async fn begun(
+    calls: u64,
+    clients: Arc<Vec<(Duration, CacheClient)>>,
+) -> (JoinSet<Late>, JoinSet<Duration>) {
+    // In a task: it takes turns with the calls.
+    tokio::spawn(async move {
+        let (mut wave, mut timers) = (JoinSet::new(), JoinSet::new());
+        for number in 0..calls {
+            for (deadline, client) in &*clients {
+                let (deadline, client) = (*deadline, client.clone());
+                wave.spawn(async move {
+                    let asked = Instant::now();
+                    let result = call(client, number).await;
+                    (asked.elapsed().saturating_sub(deadline), result)
+                });
+                timers.spawn(async move {
+                    let asked = Instant::now();
+                    tokio::time::sleep(deadline).await; // it is the timer that is measured
+                    asked.elapsed().saturating_sub(deadline)
+                });
+            }
+            tokio::task::yield_now().await;
+        }
+        (wave, timers)
+    })
+    .await
+    .unwrap()
+}
+
 /// Makes so many calls with each client at once, and again for as long as the fault lasts.
 async fn calls_end_in_time(
     cluster: bool,
@@ -105,25 +139,7 @@ async fn calls_end_in_time(
     let mut results: HashMap<Result<(), ErrorKind>, u64> = HashMap::new();
     let started = Instant::now();
     while started.elapsed() < length {
-        let (mut wave, mut timers) = (JoinSet::new(), JoinSet::new());
-        for number in 0..calls {
-            for at in 0..clients.len() {
-                let clients = Arc::clone(&clients);
-                wave.spawn(async move {
-                    let (deadline, client) = &clients[at];
-                    let asked = Instant::now();
-                    let result = call(client.clone(), number).await;
-                    (asked.elapsed().saturating_sub(*deadline), result)
-                });
-            }
-            // What the machine itself adds at the moment: timers among the calls, without a call behind them.
-            let wanted = clients[number as usize % clients.len()].0;
-            timers.spawn(async move {
-                let asked = Instant::now();
-                tokio::time::sleep(wanted).await; // it is the timer that is measured
-                asked.elapsed().saturating_sub(wanted)
-            });
-        }
+        let (wave, timers) = begun(calls, Arc::clone(&clients)).await;
         for (over, result) in wave.join_all().await {
             late.push(over);
             *results.entry(result).or_default() += 1;

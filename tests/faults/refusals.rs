@@ -100,9 +100,8 @@ async fn refusals_are_rejected(mut place: Place) {
     // It loads when it is started again. A node of a cluster refuses before it looks whether it does, and goes on to for two
     // seconds: it waits whether another one has its slots.
     let quick = CacheClient::builder().url(place.url()).deadline(Duration::from_millis(250));
-    // Each push asks the server: no breaker answers for it. Clusters have none.
-    let quick = if place.is_cluster() { quick } else { quick.breaker(false) };
-    let quick = quick.connect().await.unwrap();
+    // Each push asks the server: no breaker answers for it.
+    let quick = quick.breaker(false).connect().await.unwrap();
     let code = if place.is_cluster() { "CLUSTERDOWN" } else { "LOADING" };
     let refused = ends(code, async {
         loop {
