@@ -253,12 +253,15 @@ impl RedisCluster {
         let node = &self.nodes[replica];
         let mut asked = None;
         until("a replica takes over", async || {
+            if node.info("role").await == "master" {
+                return true;
+            }
             // A primary is voted out once in twice the node timeout: then the request lapses, and has to be made again.
             if asked.is_none_or(|asked: Instant| asked.elapsed() > NODE_TIMEOUT * 2) {
                 ok(node, &["CLUSTER", "FAILOVER"]).await;
                 asked = Some(Instant::now());
             }
-            node.info("role").await == "master"
+            false
         })
         .await;
     }

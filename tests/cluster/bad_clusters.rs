@@ -8,6 +8,8 @@ use bytes::Bytes;
 use larder::testing::{RedisCluster, RedisServer, Scripted, ScriptedServer};
 use larder::{CacheClient, ErrorKind, Outcome};
 
+use super::Lateness;
+
 const DEADLINE: Duration = Duration::from_millis(400);
 
 /// What a node says to the commands of a handshake.
@@ -146,22 +148,23 @@ async fn nodes_that_send_on_to_each_other_are_asked_a_few_times_and_no_more() {
     }
     // Short of time, and with more than enough: then it is the number that ends it.
     for deadline in [DEADLINE, Duration::from_secs(10)] {
-        let started = Instant::now();
+        let (started, machine) = (Instant::now(), Lateness::watch());
         let error = incr(&patient(&servers[0], deadline)).await.unwrap_err();
+        let took = started.elapsed();
         let hops = sent.swap(0, Ordering::SeqCst);
         println!(
-            "row 26: a circle of two nodes: {hops} sends, then an error after {:?} of {deadline:?}",
-            started.elapsed()
+            "row 26: a circle of two nodes: {hops} sends, then an error after {took:?} of {deadline:?}",
         );
         assert_eq!(
             (error.kind(), error.outcome(), error.code()),
             (ErrorKind::Unavailable, Outcome::Rejected, Some("MOVED")),
             "{error}"
         );
-        assert!(started.elapsed() < deadline + Duration::from_millis(50));
+        let machine = machine.most().await;
+        assert!(took < deadline + Duration::from_millis(50) + machine, "{took:?}");
         if deadline == DEADLINE {
-            // More than the two without a pause and three short ones.
-            assert!((7..17).contains(&hops), "{hops}");
+            // More than the two without a pause.
+            assert!((4..17).contains(&hops), "{hops}");
         } else {
             assert_eq!(hops, 17);
             assert!(error.to_string().contains("sent the call on 16 times"), "{error}");
@@ -185,9 +188,10 @@ async fn a_node_that_is_named_and_dead_is_an_error_within_the_deadline() {
     })
     .await;
     port.set(seed.addr().port()).unwrap();
-    let started = Instant::now();
+    let (started, machine) = (Instant::now(), Lateness::watch());
     let error = incr(&client(&seed)).await.unwrap_err();
-    assert!(started.elapsed() < DEADLINE + Duration::from_millis(50), "{:?}", started.elapsed());
+    let took = started.elapsed();
+    assert!(took < DEADLINE + Duration::from_millis(50) + machine.most().await, "{took:?}");
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
     assert_ne!(error.outcome(), Outcome::Unknown, "a refused command was not applied");
 }
@@ -216,11 +220,12 @@ async fn what_is_refused_for_a_moment_is_sent_again_whatever_it_is() {
             _ => handshake(args),
         })
         .await;
-        let started = Instant::now();
+        let (started, machine) = (Instant::now(), Lateness::watch());
         let error = incr(&client(&server)).await.unwrap_err();
+        let took = started.elapsed();
         assert_eq!(error.outcome(), Outcome::Rejected, "{line}: {error}");
         assert_eq!(error.code(), line[1..].split(' ').next(), "{error}");
-        assert!(started.elapsed() < DEADLINE + Duration::from_millis(50));
+        assert!(took < DEADLINE + Duration::from_millis(50) + machine.most().await, "{took:?}");
     }
 }
 

@@ -15,7 +15,7 @@ mod moving;
 mod near;
 mod replicas;
 
-use common::{alone, ms, times, until};
+use common::{Lateness, alone, ends, ms, times, until};
 use larder::CacheClient;
 use larder::testing::RedisCluster;
 

@@ -11,7 +11,7 @@ use larder::testing::{RedisCluster, Resp};
 use larder::{CacheClient, Key, Namespace, ReadFrom};
 
 use super::failover::{holds_back, partner};
-use super::{alone, client, follows, ms, one_for_each_slot, times, until};
+use super::{Lateness, alone, client, ends, follows, ms, one_for_each_slot, times, until};
 
 const KEYS: u64 = 60;
 
@@ -70,7 +70,7 @@ async fn a_change_by_another_client_on_any_node_is_seen() {
     for broadcast in [false, true] {
         let cache = client(&cluster).await;
         let values = cache.namespace("v").near(true).broadcast(broadcast).build().unwrap();
-        let (rounds, mut longest) = (times(100), Duration::ZERO);
+        let (rounds, mut longest, machine) = (times(100), Duration::ZERO, Lateness::watch());
         for round in 1..=rounds {
             for key in 0..KEYS {
                 write(&cluster, &owners, key, round).await;
@@ -78,21 +78,36 @@ async fn a_change_by_another_client_on_any_node_is_seen() {
             settle(&values).await;
             for key in 0..KEYS {
                 write(&cluster, &owners, key, round + 1_000_000).await;
-                let written = Instant::now();
-                until("the new value is seen", async || {
-                    values.get(&key).await.unwrap().as_deref() == Some(&(round + 1_000_000))
-                })
-                .await;
-                longest = longest.max(written.elapsed());
+                longest = longest.max(last_old_read(&values, key, round + 1_000_000).await);
             }
         }
+        let machine = machine.most().await;
         println!(
-            "P13 cluster: {} changes by others on 3 nodes (broadcast: {broadcast}), seen after {:.1} ms at most",
+            "P13 cluster: {} changes by others on 3 nodes (broadcast: {broadcast}), the last old read {:.1} ms after one (a timer was \
+             {:.1} ms late)",
             rounds * KEYS,
-            ms(longest)
+            ms(longest),
+            ms(machine)
         );
-        assert!(longest < Duration::from_millis(100), "{longest:?}");
+        assert!(longest < Duration::from_millis(100) + machine, "{longest:?}");
     }
+}
+
+/// Reads until the new value is there. Answers how long after now, when it was written, the last read began that gave another.
+async fn last_old_read(values: &Namespace<u64, u64>, key: u64, new: u64) -> Duration {
+    let (written, mut last) = (Instant::now(), Duration::ZERO);
+    ends("the new value", async {
+        loop {
+            let began = written.elapsed();
+            if values.get(&key).await.unwrap().as_deref() == Some(&new) {
+                return;
+            }
+            last = began;
+            tokio::time::sleep(Duration::from_millis(1)).await; // a pace
+        }
+    })
+    .await;
+    last
 }
 
 /// What reads of keys gave while their primary went.
@@ -260,7 +275,7 @@ async fn a_slot_that_moves_takes_with_it_what_was_near() {
     let mut mover = cluster.mover().await;
     let keys = one_for_each_slot("moved", times(200).max(20) as u16);
     let values = cache.namespace::<u64, u64>("moved").near(true).build().unwrap();
-    let (mut longest, mut near) = (Duration::ZERO, 0);
+    let (mut longest, mut near, machine) = (Duration::ZERO, 0, Lateness::watch());
     for key in &keys {
         let slot = RedisCluster::slot(key);
         let number: u64 = key.strip_prefix("moved:").unwrap().parse().unwrap();
@@ -273,18 +288,16 @@ async fn a_slot_that_moves_takes_with_it_what_was_near() {
         near += 1;
         assert_eq!(mover.move_slot(slot, 0, 1).await, 1);
         cluster.nodes()[1].command(&["SET", key, "2"]).await;
-        let written = Instant::now();
-        until("the new value is seen", async || {
-            values.get(&number).await.unwrap().as_deref() == Some(&2)
-        })
-        .await;
-        longest = longest.max(written.elapsed());
+        longest = longest.max(last_old_read(&values, number, 2).await);
     }
+    let machine = machine.most().await;
     println!(
-        "P13 cluster: {near} slots moved under near entries, the new owner's value seen after {:.1} ms at most",
-        ms(longest)
+        "P13 cluster: {near} slots moved under near entries, the last old read {:.1} ms after the new owner's value (a timer was {:.1} ms \
+         late)",
+        ms(longest),
+        ms(machine)
     );
-    assert!(longest < Duration::from_millis(100), "{longest:?}");
+    assert!(longest < Duration::from_millis(100) + machine, "{longest:?}");
 }
 
 /// Reads a key over the tracked lane until it is vouched for.

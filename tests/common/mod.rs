@@ -65,6 +65,38 @@ pub(crate) async fn gone(direct: &mut RawConnection, key: &str) {
     .await;
 }
 
+/// How late this machine is at most with what is due, while something is measured by the clock: that may be late by as much,
+/// through nobody's fault.
+pub(crate) struct Lateness {
+    most: Arc<AtomicU64>,
+    ticking: tokio::task::JoinHandle<()>,
+}
+
+impl Lateness {
+    const TICK: Duration = Duration::from_millis(2);
+
+    pub(crate) fn watch() -> Self {
+        let most = Arc::<AtomicU64>::default();
+        let seen = Arc::clone(&most);
+        let ticking = tokio::spawn(async move {
+            loop {
+                let before = Instant::now();
+                tokio::time::sleep(Self::TICK).await; // it is the timer that is measured
+                let late = before.elapsed().saturating_sub(Self::TICK);
+                seen.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
+            }
+        });
+        Self { most, ticking }
+    }
+
+    pub(crate) async fn most(self) -> Duration {
+        // The tick that is due has its turn.
+        tokio::time::sleep(Self::TICK * 2).await;
+        self.ticking.abort();
+        Duration::from_micros(self.most.load(Ordering::Relaxed))
+    }
+}
+
 /// The value below which `share` of the sorted ones lie.
 pub(crate) fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let at = (sorted.len() as f64 * share) as usize;

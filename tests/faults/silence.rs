@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use larder::testing::{FaultProxy, RawConnection, RedisServer};
 use larder::{Builder, CacheClient, ErrorKind, Outcome};
 
-use crate::{alone, full, ms, quantile};
+use crate::{Lateness, alone, full, ms, quantile};
 
 const INTERVAL: Duration = Duration::from_millis(300);
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -37,17 +37,18 @@ async fn left(proxy: &FaultProxy, before: u64) -> Duration {
 }
 
 /// Prints the figure, and holds it against the promise.
-fn noticed(case: &str, mut all: Vec<Duration>, more: Duration, witness: u64) {
+fn noticed(case: &str, mut all: Vec<Duration>, machine: Duration, witness: u64) {
     all.sort();
-    let (worst, bound) = (quantile(&all, 1.0), INTERVAL + TIMEOUT + more);
+    let (worst, bound) = (quantile(&all, 1.0), INTERVAL + TIMEOUT + machine);
     println!(
-        "P8 {case}: {} silences, detect time p50 {:.0} ms, max {:.0} ms (interval {:.0} + timeout {:.0} ms); \
-         {witness} bytes swallowed",
+        "P8 {case}: {} silences, detect time p50 {:.0} ms, max {:.0} ms (interval {:.0} + timeout {:.0} ms; a \
+         timer was {:.0} ms late); {witness} bytes swallowed",
         all.len(),
         ms(quantile(&all, 0.5)),
         ms(worst),
         ms(INTERVAL),
         ms(TIMEOUT),
+        ms(machine),
     );
     assert!(witness > 0, "{case}: nothing was swallowed");
     assert!(worst <= bound + SLACK, "{case}: {worst:?}");
@@ -71,6 +72,7 @@ async fn an_idle_connection_that_went_silent_is_left() {
     let proxy = FaultProxy::start(server.addr()).await;
     let cache = builder(&proxy.url()).connections(1).connect().await.unwrap();
     let (mut detected, mut slowest) = (Vec::new(), Duration::ZERO);
+    let machine = Lateness::watch();
     for _ in 0..rounds() {
         at_some_moment().await;
         let before = proxy.accepts();
@@ -80,9 +82,10 @@ async fn an_idle_connection_that_went_silent_is_left() {
         cache.get_value("key").await.unwrap();
         slowest = slowest.max(asked.elapsed());
     }
-    noticed("idle", detected, Duration::ZERO, proxy.to_server().swallowed());
+    let machine = machine.most().await;
+    noticed("idle", detected, machine, proxy.to_server().swallowed());
     println!("    the call after it took at most {:.0} ms", ms(slowest));
-    assert!(slowest < SLACK);
+    assert!(slowest < SLACK + machine);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +94,7 @@ async fn calls_in_flight_on_a_silent_connection_end_before_a_long_deadline() {
     let server = RedisServer::start().await;
     let proxy = FaultProxy::start(server.addr()).await;
     let cache = builder(&proxy.url()).connections(1).connect().await.unwrap();
-    let mut detected = Vec::new();
+    let (mut detected, machine) = (Vec::new(), Lateness::watch());
     let (mut read, mut written) = (Duration::ZERO, Duration::ZERO);
     for round in 0..rounds() {
         at_some_moment().await;
@@ -111,13 +114,17 @@ async fn calls_in_flight_on_a_silent_connection_end_before_a_long_deadline() {
         let error = added.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
     }
-    noticed("in flight", detected, Duration::ZERO, proxy.to_server().swallowed());
+    let machine = machine.most().await;
+    noticed("in flight", detected, machine, proxy.to_server().swallowed());
     println!(
         "    a GET in flight succeeded after at most {:.0} ms, an INCR failed (Unknown) after {:.0} ms",
         ms(read),
         ms(written)
     );
-    assert!(read.max(written) <= INTERVAL + TIMEOUT * 2 + SLACK * 2, "{read:?}, {written:?}");
+    assert!(
+        read.max(written) <= INTERVAL + TIMEOUT * 2 + SLACK * 2 + machine,
+        "{read:?}, {written:?}"
+    );
     assert_eq!(server.command(&["EXISTS", "n"]).await.int(), Some(0));
 }
 
@@ -130,6 +137,7 @@ async fn a_tracked_connection_that_went_silent_is_left() {
     let near = cache.namespace::<u64, u64>("near").near(true).build().unwrap();
     near.set(&1, &0).await.unwrap();
     let (mut stale, mut detected) = (Duration::ZERO, Vec::new());
+    let machine = Lateness::watch();
     for round in 1..=rounds() as u64 {
         // Read near, so that it is the tracked connection that has to be noticed.
         let hits = || cache.stats().reads.get("near").map_or(0, |reads| reads.near_hits);
@@ -151,9 +159,10 @@ async fn a_tracked_connection_that_went_silent_is_left() {
         detected.push(one);
         stale = stale.max(old);
     }
-    noticed("tracking", detected, Duration::ZERO, proxy.to_client().swallowed());
+    let machine = machine.most().await;
+    noticed("tracking", detected, machine, proxy.to_client().swallowed());
     println!("    the last stale read was {:.0} ms after the change", ms(stale));
-    assert!(stale <= INTERVAL + TIMEOUT + SLACK * 2, "{stale:?}");
+    assert!(stale <= INTERVAL + TIMEOUT + SLACK * 2 + machine, "{stale:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,7 +177,7 @@ async fn a_subscription_to_a_sentinel_that_went_silent_is_left() {
         let clients = sentinel.command(&["CLIENT", "LIST"]).await.text().unwrap();
         clients.lines().filter(|line| line.contains(" sub=1 ")).count()
     };
-    let mut detected = Vec::new();
+    let (mut detected, machine) = (Vec::new(), Lateness::watch());
     for round in 1..=rounds() {
         // The sentinel does not hear of the end of those that were forgotten.
         while listeners().await < round {
@@ -181,7 +190,8 @@ async fn a_subscription_to_a_sentinel_that_went_silent_is_left() {
         proxy.forget();
         detected.push(left(&proxy, before).await);
     }
-    noticed("subscription to a sentinel", detected, Duration::ZERO, proxy.to_server().swallowed());
+    let machine = machine.most().await;
+    noticed("subscription to a sentinel", detected, machine, proxy.to_server().swallowed());
     while listeners().await <= rounds() {
         tokio::time::sleep(Duration::from_millis(5)).await; // polled
     }
@@ -204,7 +214,7 @@ async fn a_connection_to_a_node_of_a_cluster_that_went_silent_is_left() {
     while cache.get_value("key").await.is_err() {
         assert!(waited.elapsed() < Duration::from_secs(10), "the cluster does not come up");
     }
-    let mut detected = Vec::new();
+    let (mut detected, machine) = (Vec::new(), Lateness::watch());
     for _ in 0..rounds() {
         at_some_moment().await;
         let before = proxy.accepts();
@@ -212,7 +222,8 @@ async fn a_connection_to_a_node_of_a_cluster_that_went_silent_is_left() {
         detected.push(left(&proxy, before).await);
         cache.get_value("key").await.unwrap();
     }
-    noticed("node of a cluster", detected, Duration::ZERO, proxy.to_server().swallowed());
+    let machine = machine.most().await;
+    noticed("node of a cluster", detected, machine, proxy.to_server().swallowed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,27 +262,31 @@ async fn an_idle_client_asks_once_an_interval_and_a_busy_one_never() {
     for _ in 0..clients {
         idle.push(CacheClient::builder().url(&url).connections(1).connect().await.unwrap());
     }
-    let (before, cpu) = (pings(&server).await, crate::cpu_time());
+    let (before, cpu, begun) = (pings(&server).await, crate::cpu_time(), Instant::now());
     tokio::time::sleep(time).await; // what it costs to do nothing
     let (asked, cost) = (pings(&server).await - before, crate::cpu_time() - cpu);
+    // A busy machine makes it longer, and some of the intervals begin within it.
+    let most = u64::from(clients) * (begun.elapsed().as_secs() + 1);
     drop(idle);
     println!(
         "P8 idle cost: {clients} clients idle for {time:?} sent {asked} PINGs and used {:.0} us of CPU time each a second",
         cost.as_secs_f64() * 1e6 / f64::from(clients) / time.as_secs_f64()
     );
-    let most = u64::from(clients) * time.as_secs();
-    assert!((most / 2..=most).contains(&asked), "{asked} PINGs");
+    assert!((most / 3..=most).contains(&asked), "{asked} PINGs");
 
     let busy = builder(&url).connections(1).connect().await.unwrap();
     let before = pings(&server).await;
-    let started = Instant::now();
+    let (started, mut idle) = (Instant::now(), Duration::ZERO);
     while started.elapsed() < INTERVAL * 5 {
-        busy.get_value("key").await.unwrap();
+        let answered = Instant::now();
         tokio::time::sleep(Duration::from_millis(5)).await; // a pace
+        idle = idle.max(answered.elapsed());
+        busy.get_value("key").await.unwrap();
     }
     let asked = pings(&server).await - before;
     println!("P8 busy client: {asked} PINGs in {:?}", started.elapsed());
-    assert_eq!(asked, 0);
+    // Unless the machine stood still for an interval, or nearly so.
+    assert!(asked == 0 || idle > INTERVAL / 2, "{asked} PINGs, idle for {idle:?} at most");
     drop(busy);
     // A client that is gone asks nobody, and its connections end.
     let mut witness = RawConnection::connect(server.addr()).await.unwrap();

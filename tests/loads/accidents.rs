@@ -33,7 +33,7 @@ async fn accident(cache: &CacheClient, key: u64, end: End) -> (u64, usize) {
     let (running, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let leader = {
         let (values, running, go) = (values.clone(), Arc::clone(&running), Arc::clone(&go));
-        let hard = if end == End::Overtime { 50 } else { 10_000 };
+        let hard = if end == End::Overtime { 200 } else { 10_000 };
         tokio::spawn(async move {
             let values = values.with(|options| options.hard_timeout(Duration::from_millis(hard)));
             let loader = || async {

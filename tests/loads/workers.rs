@@ -33,6 +33,8 @@ async fn a_worker_does_what_it_is_told() {
         match words[..] {
             // Many tasks want one key at once; each load is counted at the origin, and takes a while.
             ["stampede", key, tasks, millis] => {
+                // A machine that stands still for a moment is no loader that is gone.
+                let hot = hot.with(|options| options.lease(Duration::from_secs(3)));
                 let (key, pause) =
                     (Arc::<str>::from(key), Duration::from_millis(millis.parse().unwrap()));
                 let begun = Instant::now();

@@ -113,10 +113,11 @@ async fn a_guard_outlives_the_handle_of_its_client() {
     let _turn = alone().await;
     let (_behind, stores) = stores().await;
     for (store, cache) in stores {
-        let lease = Duration::from_millis(150);
-        let guard = cache.lock("x").lease(lease).acquire().await.unwrap();
+        let lease = Duration::from_millis(600);
+        let lock = cache.lock("x").lease(lease).renew_every(Duration::from_millis(50));
+        let guard = lock.acquire().await.unwrap();
         drop(cache);
-        tokio::time::sleep(lease * 3).await; // it renews itself
+        tokio::time::sleep(lease * 2).await; // it renews itself
         assert!(guard.is_valid(), "{store}");
         assert!(guard.release().await.unwrap(), "{store}");
     }

@@ -19,7 +19,9 @@ mod wakeups;
 mod workers;
 
 use common::place::stores;
-use common::{HANGS, alone, cpu_time, durable, ends, gone, ms, quantile, times, until, until_seen};
+use common::{
+    HANGS, Lateness, alone, cpu_time, durable, ends, gone, ms, quantile, times, until, until_seen,
+};
 
 /// The record of a named lock: its token, its last holder's label.
 fn record(name: &str) -> String {

@@ -9,7 +9,7 @@ use larder::testing::{FaultProxy, RedisServer, Resp};
 use larder::{CacheClient, ErrorKind, Loss, QuorumLock};
 use tokio::task::JoinSet;
 
-use crate::{HANGS, alone, ends, until};
+use crate::{HANGS, Lateness, alone, ends, ms, until};
 
 /// A client that is not connected yet: its server may be down.
 fn client(url: &str) -> CacheClient {
@@ -106,6 +106,7 @@ async fn with_one_server_killed_and_one_stopped_it_is_taken_renewed_and_given_ba
             servers.0[3].pause().await;
         }
         let (mut taken, mut given_back) = (Vec::new(), Vec::new());
+        let machine = Lateness::watch();
         for _ in 0..20 {
             let begun = Instant::now();
             let guard = lock.try_acquire().await.unwrap().expect("it is free");
@@ -118,12 +119,15 @@ async fn with_one_server_killed_and_one_stopped_it_is_taken_renewed_and_given_ba
         println!(
             "quorum with {what}: taken in p50 {taken:.1?}, max {slowest:.1?}; given back in p50 {given_back:.1?}"
         );
-        assert!(slowest < limit, "{what}: nobody waits for a server that is gone");
+        let machine = machine.most().await;
+        assert!(slowest < limit + machine, "{what}: nobody waits for a server that is gone");
         assert!(given_back < limit, "{what}");
     }
-    let guard = lock.clone().lease(Duration::from_millis(300)).acquire().await.unwrap();
+    let lease = Duration::from_millis(900);
+    let often = lock.clone().lease(lease).renew_every(Duration::from_millis(100));
+    let guard = often.acquire().await.unwrap();
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(1) {
+    while begun.elapsed() < lease * 2 {
         assert!(guard.is_valid());
         assert_eq!(
             servers.with("lock:q", &[0, 2, 4]).await.len(),
@@ -179,7 +183,9 @@ async fn without_a_majority_it_is_not_taken_and_nothing_is_left_at_the_other_ser
 async fn a_holder_cut_off_from_the_majority_is_told_before_any_server_can_give_the_lock_away() {
     let _turn = alone().await;
     let servers = Servers::start().await;
-    let mut margins = Vec::new();
+    // What a busy machine takes to let anybody hear of it is added, and taken off again.
+    const LEEWAY: Duration = Duration::from_secs(1);
+    let (mut margins, machine) = (Vec::new(), Lateness::watch());
     let lease = Duration::from_millis(600);
     for round in 0..10 {
         let proxies =
@@ -195,26 +201,36 @@ async fn a_holder_cut_off_from_the_majority_is_told_before_any_server_can_give_t
             proxy.to_client().swallow(true);
         }
         assert!(guard.is_valid());
-        let work = ends("run", guard.run(std::future::pending::<()>())).await;
-        assert_eq!(work.unwrap_err().kind(), ErrorKind::LockLost);
-        assert_eq!(guard.lost().await, Loss::Expired);
+        let mut free = Vec::new();
         for server in &servers.0[..3] {
+            // When it can give the lock away: not before that.
+            let asked = Instant::now();
             match server.command(&["PTTL", &key]).await {
-                Resp::Int(left) => margins.push(left),
+                Resp::Int(left) => {
+                    free.push(asked + Duration::from_millis(left.try_into().unwrap()))
+                }
                 reply => panic!("{reply}"),
             }
         }
+        let work = ends("run", guard.run(std::future::pending::<()>())).await;
+        let told = Instant::now();
+        assert_eq!(work.unwrap_err().kind(), ErrorKind::LockLost);
+        assert_eq!(guard.lost().await, Loss::Expired);
+        margins
+            .extend(free.into_iter().map(|free| (free + LEEWAY).saturating_duration_since(told)));
         drop(guard);
         until("the end of the keys that can be reached", async || {
             servers.with(&key, &[3, 4]).await.is_empty()
         })
         .await;
     }
-    let least = *margins.iter().min().unwrap();
+    let (least, machine) = (*margins.iter().min().unwrap(), machine.most().await);
     println!(
-        "quorum: holders cut off from 3 of 5 servers: 10 of 10 told, the first key still had {least} ms of {lease:?}"
+        "quorum: holders cut off from 3 of 5 servers: 10 of 10 told, the first key still had {:.1} ms of {lease:?} (a timer was {:.1} ms late)",
+        ms(least) - ms(LEEWAY),
+        ms(machine)
     );
-    assert!(least > 0, "{margins:?}");
+    assert!(least + machine > LEEWAY, "{margins:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -312,8 +328,16 @@ async fn what_a_dropped_call_may_have_taken_is_given_back_at_every_server() {
     let servers = Servers::start().await;
     let lock = QuorumLock::new(&servers.clients(), "q").lease(Duration::from_secs(60));
     let (mut dropped, mut done) = (0, 0);
+    // Some calls come to their end before they are dropped, on any machine.
+    let mut taken = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        assert!(lock.acquire().await.unwrap().release().await.unwrap());
+        taken.push(begun.elapsed());
+    }
+    let longest = median(&mut taken).0.max(Duration::from_micros(1500)) * 4;
     for _ in 0..100 {
-        let patience = Duration::from_micros(fastrand::u64(0..6000));
+        let patience = longest.mul_f64(fastrand::f64());
         let acquiring = lock.acquire();
         tokio::select! {
             biased;

@@ -74,7 +74,8 @@ fn figure(place: &str, what: &str, mut waits: Vec<Duration>) -> (Duration, Durat
 fn waits_end_with(place: &str, what: &str, took: Vec<Duration>, look: Duration) {
     let mut sorted = took.clone();
     sorted.sort();
-    let most = quantile(&sorted, 0.9);
+    // Of ten, all but the last.
+    let most = quantile(&sorted, 0.8);
     let (_, max) = figure(place, what, took);
     assert!(most < look + LATE && max < look + HELD_UP, "{most:?}, {max:?}");
 }

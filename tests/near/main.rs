@@ -16,7 +16,7 @@ mod staleness;
 
 use std::time::Duration;
 
-use common::{alone, times, until};
+use common::{Lateness, alone, times, until};
 use larder::testing::RedisServer;
 use larder::{CacheClient, Namespace, ReadFrom};
 

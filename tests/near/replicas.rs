@@ -84,7 +84,7 @@ async fn what_expires_goes_from_who_read_it_from_a_replica_though_its_primary_sa
     for round in 0..rounds {
         // One of five on a primary that stands still: nobody deletes the key, and nobody tells of its end.
         let silent = round % 5 == 4;
-        let life = if silent { 600 } else { 200 + round % 10 * 20 };
+        let life = if silent { 800 } else { 600 + round % 10 * 20 };
         near(&primary, &values, round, &["PX", &life.to_string()]).await;
         let mut ends = Instant::now() + Duration::from_millis(life);
         if round % 2 == 1 && !silent {
@@ -98,11 +98,16 @@ async fn what_expires_goes_from_who_read_it_from_a_replica_though_its_primary_sa
         if silent {
             primary.pause().await;
         }
-        while values.get(&1).await.unwrap().is_some() {
+        // How late the last read began that still gave it: not how long the machine took to answer.
+        loop {
+            let began = Instant::now();
+            if values.get(&1).await.unwrap().is_none() {
+                break;
+            }
+            let late = began.saturating_duration_since(ends);
+            longest[usize::from(silent)] = longest[usize::from(silent)].max(late);
             tokio::task::yield_now().await;
         }
-        let late = Instant::now().saturating_duration_since(ends);
-        longest[usize::from(silent)] = longest[usize::from(silent)].max(late);
         if silent {
             // The witness: the key stands there still.
             assert_eq!(replica.command(&["DBSIZE"]).await.int(), Some(1));
@@ -114,7 +119,7 @@ async fn what_expires_goes_from_who_read_it_from_a_replica_though_its_primary_sa
         .await;
     }
     println!(
-        "P17: {rounds} values of 200 to 600 ms read from a replica, some of them shortened: gone {:?} late at most, and {:?} where the primary stood still",
+        "P17: {rounds} values of 600 to 800 ms read from a replica, some of them shortened: gone {:?} late at most, and {:?} where the primary stood still",
         longest[0], longest[1]
     );
     assert!(longest[0].max(longest[1]) < Duration::from_millis(100), "{longest:?}");

@@ -9,7 +9,7 @@ use larder::testing::{Cut, FaultProxy, RedisServer};
 use larder::{CacheClient, Namespace, Outcome};
 
 use super::ledger::Ledger;
-use super::{QUIET, alone, times, until};
+use super::{Lateness, QUIET, alone, times, until};
 
 const KEYS: u64 = 120;
 const CLIENTS: u64 = 2;
@@ -160,7 +160,7 @@ async fn no_read_gives_less_than_the_last_acknowledged_invalidation_while_server
         }
         caches.push((cache, values));
     }
-    let (kills, tally) = (times(200), &world.tally);
+    let (kills, tally, machine) = (times(200), &world.tally, Lateness::watch());
     for round in 0..kills {
         // Moments of chance are what this test is about.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(20..250))).await;
@@ -196,15 +196,17 @@ async fn no_read_gives_less_than_the_last_acknowledged_invalidation_while_server
     let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (reads, acked, deferred) = (of(&tally.reads), of(&tally.acked), of(&tally.deferred));
     let (own, stale) = (of(&tally.own_stale), of(&tally.stale));
+    let behind = Duration::from_micros(of(&tally.behind_micros));
+    let machine = machine.most().await;
     println!(
-        "mixed load: {reads} reads ({near} near), {acked} acknowledged invalidations ({deferred} deferred, {} repeated), {kills} servers killed, {} connections cut; of own invalidations stale: {own}; of others' after 100 ms: {stale} (largest {:?}); old at the end: {left}",
+        "mixed load: {reads} reads ({near} near), {acked} acknowledged invalidations ({deferred} deferred, {} repeated), {kills} servers killed, {} connections cut; of own invalidations stale: {own}; of others' after 100 ms: {stale} (largest {behind:?}, a timer was {machine:?} late); old at the end: {left}",
         of(&tally.repeated),
         proxy.cuts(),
-        Duration::from_micros(of(&tally.behind_micros)),
     );
     assert!(reads > 100 * kills && near > kills && acked > 10 * kills, "nothing was tried");
     assert!(deferred > 0, "no invalidation met a server that was away");
-    assert_eq!((own, stale, left), (0, 0, 0));
+    assert_eq!((own, left), (0, 0));
+    assert!(stale == 0 || behind < QUIET + machine, "{stale} stale, {behind:?} after a change");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::common::place::{Place, plain};
 use super::ledger::Ledger;
-use super::{alone, times, versions};
+use super::{Lateness, alone, times, versions};
 
 const KEYS: u64 = 200;
 const READERS: u64 = 8;
@@ -81,7 +81,7 @@ async fn reads_follow_writes(place: Place, all: u64) {
         }));
     }
 
-    let reads = all / READERS;
+    let (reads, machine) = (all / READERS, Lateness::watch());
     let mut readers = Vec::new();
     for reader in 0..READERS {
         let (cache, ledger) = (place.client().await, Arc::clone(&ledger));
@@ -114,12 +114,14 @@ async fn reads_follow_writes(place: Place, all: u64) {
         writer.await.unwrap();
     }
     let written = written.load(Ordering::Relaxed);
+    let machine = machine.most().await;
     println!(
-        "P13{}: {all} reads, {hits} near, {written} writes of 9 kinds; largest staleness {longest:?}, stale after 100 ms: {stale}",
+        "P13{}: {all} reads, {hits} near, {written} writes of 9 kinds; largest staleness {longest:?}, stale after 100 ms: {stale} \
+         (a timer was {machine:?} late)",
         place.name()
     );
     assert!(hits > all / 4 && written > 500, "{hits} hits and {written} writes try nothing");
-    assert_eq!(stale, 0);
+    assert!(stale == 0 || longest < Duration::from_millis(100) + machine, "{stale} stale");
 }
 
 /// Keys in an order that looks like chance, the same in every run.
