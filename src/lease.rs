@@ -27,6 +27,8 @@ pub(crate) struct Lease {
     // What the load replaces, and when its answer had come: a time that the store's clock was past.
     replaces: Option<(Bytes, Ttl)>,
     answered: Instant,
+    // Over what it was asked for, until the answer is there.
+    unheard: Option<Lane>,
     open: bool,
 }
 
@@ -82,6 +84,7 @@ impl Terms {
         let vouch = replies.vouch().copied();
         let answered = Instant::now();
         let answers = replies.into_results().into_iter().zip(leases).map(|(result, mut lease)| {
+            lease.unheard = None;
             let leased = result.and_then(crate::op::Reply::into_leased)?;
             lease.open = matches!(leased.lease, LeaseState::Granted { .. });
             let lease = match &leased.lease {
@@ -106,6 +109,7 @@ impl Terms {
             label: self.label.clone(),
             replaces: None,
             answered: now,
+            unheard: Some(self.lane.clone()),
             open: true,
         }
     }
@@ -155,7 +159,10 @@ impl Lease {
         };
         match store.run(batch).await.map(Replies::into_results) {
             Ok(results) => {
-                leases.iter_mut().for_each(|lease| lease.open = false);
+                // One that was refused by itself is given back.
+                for (lease, result) in leases.iter_mut().zip(&results) {
+                    lease.open = result.is_err();
+                }
                 results
                     .into_iter()
                     .map(|result| result.and_then(crate::op::Reply::into_filled))
@@ -176,7 +183,12 @@ impl Lease {
 
     fn given_back(&self) -> Batch {
         let op = Op::Release { key: self.key.lease(), id: self.token.clone() };
-        Batch::one("release_lease", op)
+        let batch = Batch::one("release_lease", op);
+        match &self.unheard {
+            // Not to overtake the question.
+            Some(lane) => batch.on(lane.clone()),
+            None => batch,
+        }
     }
 }
 

@@ -314,7 +314,10 @@ where
         }
         if self.near || self.loader.is_some() || self.is_graceful() {
             let family = self.family("get_many")?;
-            let found = family.read_many(&keys, &mut Nowhere).await?;
+            let mut found = family.read_many(&keys, &mut Nowhere).await?;
+            if self.loader.is_some() {
+                found = family.missing_if_away(&keys, found);
+            }
             // All that failed are counted, and the first is the answer.
             let failed = found.iter().filter_map(|one| one.as_ref().err());
             failed.for_each(|error| family.note_failed(error));

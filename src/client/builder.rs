@@ -195,7 +195,7 @@ impl Builder {
     ///
     /// That begins when five calls in a row got no answer by the end of their deadlines, over at least a second. From then on
     /// one call at a time asks the server and waits as ever, for a connection too; the first answer ends it. The
-    /// steps of locks and leases, and [`ping`](CacheClient::ping), always ask. In a cluster this holds for each node by itself, and
+    /// steps of locks, those that prolong or give back a lease, and [`ping`](CacheClient::ping) always ask. In a cluster this holds for each node by itself, and
     /// calls on keys of several nodes always ask.
     pub fn breaker(mut self, breaker: bool) -> Self {
         self.breaker = Some(breaker);
@@ -484,7 +484,9 @@ impl Builder {
             }
         };
         let told = Arc::clone(&bottom);
-        let coherence = Arc::new(Coherence::new(self.near_max_bytes.unwrap_or(NEAR_MAX_BYTES)));
+        let servers = redis.as_ref().and_then(RedisStore::servers);
+        let near_bytes = self.near_max_bytes.unwrap_or(NEAR_MAX_BYTES);
+        let coherence = Arc::new(Coherence::new(near_bytes, servers.clone()));
         let wakeups = Arc::new(Wakeups::default());
         bottom.on_invalidation(Arc::clone(&coherence) as _);
         bottom.on_invalidation(Arc::clone(&wakeups) as _);
@@ -498,7 +500,6 @@ impl Builder {
         let coherent = Coherent::new(repeated, Arc::clone(&coherence));
         let bounded = Deadline::new(coherent, deadline);
         let is_on = self.guarded && redis.is_some() && self.breaker.unwrap_or(true);
-        let servers = redis.as_ref().and_then(RedisStore::servers);
         let breaker = Arc::new(Breaker::new(is_on, servers, recorder.breaker()));
         let broken = Broken::new(bounded, Arc::clone(&breaker));
         let behind = redis.as_ref().map(RedisStore::backlog).unwrap_or_default();

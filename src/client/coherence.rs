@@ -1,16 +1,18 @@
 //! What keeps this process' own copies true: every write passes here, and every change that the store tells.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+
+use futures_util::future::join_all;
 
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::flight::Flights;
 use crate::key::Key;
 use crate::near::Near;
 use crate::op::{Batch, Op, Replies};
-use crate::store::{Capabilities, InvalidationSink, Layer, Store, Sweeping, runtime};
+use crate::store::{Capabilities, InvalidationSink, Layer, Servers, Store, Sweeping, runtime};
 
 /// How many invalidations wait for a store that cannot be reached, at most: of more, the oldest are
 /// given up.
@@ -28,30 +30,98 @@ pub(crate) struct Coherence {
     pub(crate) near: Arc<Near>,
     pub(crate) flights: Arc<Flights>,
     deferred: Deferred,
+    // Nothing if there is one.
+    servers: Option<Arc<dyn Servers>>,
 }
 
-/// Invalidations that could not be sent yet, the newest in front.
+/// Invalidations that could not be sent yet.
 #[derive(Default)]
 struct Deferred {
-    // Numbered: one of the same key that came while an older one was sent has to be sent as well.
-    keys: Mutex<VecDeque<(u64, Key)>>,
-    next: AtomicU64,
+    kept: Mutex<Kept>,
     waiting: AtomicUsize,
 }
 
+#[derive(Default)]
+struct Kept {
+    // The newest in front. Numbered: one of the same key that came while an older one was sent has to be sent as well.
+    keys: VecDeque<(u64, Key)>,
+    next: u64,
+    // How many there are of each slot of a cluster.
+    slots: HashMap<u16, usize>,
+}
+
+impl Kept {
+    fn add(&mut self, key: Key) {
+        *self.slots.entry(key.slot()).or_default() += 1;
+        self.keys.push_front((self.next, key));
+        self.next += 1;
+        while self.keys.len() > MOST_DEFERRED {
+            if let Some((_, key)) = self.keys.pop_back() {
+                self.forget(&key);
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        let slot = key.slot();
+        if let Some(count) = self.slots.get_mut(&slot) {
+            *count -= 1;
+            if *count == 0 {
+                self.slots.remove(&slot);
+            }
+        }
+    }
+
+    fn were_sent(&mut self, numbers: &HashSet<u64>) {
+        let keys = std::mem::take(&mut self.keys);
+        for (number, key) in keys {
+            if numbers.contains(&number) {
+                self.forget(&key);
+            } else {
+                self.keys.push_back((number, key));
+            }
+        }
+    }
+}
+
+/// Which of the invalidations that are kept.
+enum Which {
+    All,
+    Of(HashSet<u16>),
+}
+
+impl Which {
+    fn has(&self, key: &Key) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(slots) => slots.contains(&key.slot()),
+        }
+    }
+}
+
 impl Deferred {
-    fn keys(&self) -> MutexGuard<'_, VecDeque<(u64, Key)>> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         // Nothing that can panic runs under this lock.
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is kept. Answers how many there were before.
+    fn change(&self, change: impl FnOnce(&mut Kept)) -> usize {
+        let mut kept = self.kept();
+        let before = kept.keys.len();
+        change(&mut kept);
+        self.waiting.store(kept.keys.len(), Ordering::SeqCst);
+        before
     }
 }
 
 impl Coherence {
-    pub(crate) fn new(near_bytes: u64) -> Self {
+    pub(crate) fn new(near_bytes: u64, servers: Option<Arc<dyn Servers>>) -> Self {
         Self {
             near: Arc::new(Near::new(near_bytes)),
             flights: Arc::new(Flights::default()),
             deferred: Deferred::default(),
+            servers,
         }
     }
 
@@ -74,46 +144,46 @@ impl Coherence {
         let keys: Vec<Key> = keys.into_iter().collect();
         // One that was refused at the gate has not come by here.
         keys.iter().for_each(|key| self.changed(key.as_bytes()));
-        let mut waiting = self.deferred.keys();
-        let first = waiting.is_empty();
-        for key in keys {
-            waiting.push_front((self.deferred.next.fetch_add(1, Ordering::Relaxed), key));
-        }
-        waiting.truncate(MOST_DEFERRED);
-        self.deferred.waiting.store(waiting.len(), Ordering::SeqCst);
-        drop(waiting);
-        if first {
-            // Any call sends what was deferred, before its own.
-            let (coherence, store) = (Arc::downgrade(self), Arc::downgrade(store));
-            tokio::spawn(async move {
-                let mut pause = FIRST_PAUSE;
-                loop {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_PAUSE);
-                    let (Some(coherence), Some(store)) = (coherence.upgrade(), store.upgrade())
-                    else {
-                        return;
-                    };
-                    if coherence.deferred.waiting.load(Ordering::SeqCst) == 0 {
-                        return;
-                    }
-                    // A closed client sends nothing any more.
-                    match store.run(Batch::one("ping", Op::Ping)).await {
-                        Err(error) if error.kind() == ErrorKind::Closed => return,
-                        _ => {}
-                    }
-                }
-            });
+        if self.deferred.change(|kept| keys.into_iter().for_each(|key| kept.add(key))) == 0 {
+            tokio::spawn(send_later(Arc::downgrade(self), Arc::downgrade(store)));
         }
         error.with_outcome(Outcome::Deferred)
     }
 
+    /// Calls that have what is kept sent before them: one to each server that some of it is for.
+    fn probes(&self) -> Vec<Batch> {
+        let Some(servers) = &self.servers else { return vec![Batch::one("ping", Op::Ping)] };
+        let keys: Vec<Key> = self.deferred.kept().keys.iter().map(|(_, key)| key.clone()).collect();
+        let of = servers.of_slots(&mut keys.iter().map(Key::slot));
+        let one_of_each: BTreeMap<_, _> = of.into_iter().zip(keys).collect();
+        let probe = |key| Batch::one("invalidate", Op::Exists { key });
+        one_of_each.into_values().map(probe).collect()
+    }
+
+    /// What has to be sent before a call: it could read what that is to delete. Of several servers, one that is away does not
+    /// keep calls from the others.
+    fn due_before(&self, batch: &Batch) -> Which {
+        let Some(servers) = &self.servers else { return Which::All };
+        let kept: Vec<u16> = self.deferred.kept().slots.keys().copied().collect();
+        let asked: Vec<u16> = batch.ops().iter().flat_map(Op::keys).map(Key::slot).collect();
+        // In one look at who serves what: a slot that moves meanwhile has one server here.
+        let all = servers.of_slots(&mut asked.iter().chain(&kept).copied());
+        let (of_asked, of_kept) = all.split_at(asked.len());
+        let of_asked: BTreeSet<_> = of_asked.iter().collect();
+        let due = kept.into_iter().zip(of_kept).filter(|(_, server)| of_asked.contains(server));
+        Which::Of(due.map(|(slot, _)| slot).collect())
+    }
+
     /// Sends what was deferred, the newest first.
-    async fn send_deferred<S: Layer>(&self, store: &S) -> Result<()> {
+    async fn send_deferred<S: Layer>(&self, store: &S, which: &Which) -> Result<()> {
+        if matches!(which, Which::Of(slots) if slots.is_empty()) {
+            return Ok(());
+        }
         while self.deferred.waiting.load(Ordering::SeqCst) > 0 {
             let (numbers, keys): (HashSet<u64>, Vec<Key>) = {
-                let waiting = self.deferred.keys();
-                waiting.iter().take(SENT_AT_ONCE).cloned().unzip()
+                let kept = self.deferred.kept();
+                let due = kept.keys.iter().filter(|(_, key)| which.has(key));
+                due.take(SENT_AT_ONCE).cloned().unzip()
             };
             if keys.is_empty() {
                 return Ok(());
@@ -135,11 +205,30 @@ impl Coherence {
                 }
                 done => done?,
             }
-            let mut waiting = self.deferred.keys();
-            waiting.retain(|(number, _)| !numbers.contains(number));
-            self.deferred.waiting.store(waiting.len(), Ordering::SeqCst);
+            self.deferred.change(|kept| kept.were_sent(&numbers));
         }
         Ok(())
+    }
+}
+
+/// Sends what is kept as soon as it can be, whether anybody calls or not.
+async fn send_later(coherence: Weak<Coherence>, store: Weak<dyn Store>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+        let (Some(coherence), Some(store)) = (coherence.upgrade(), store.upgrade()) else { return };
+        if coherence.deferred.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let probes = coherence.probes().into_iter().map(|probe| store.run(probe));
+        let is_closed = |done: &Result<Replies>| {
+            done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Closed)
+        };
+        // A closed client sends nothing any more.
+        if join_all(probes).await.iter().any(is_closed) {
+            return;
+        }
     }
 }
 
@@ -182,10 +271,10 @@ fn is_write(op: &Op) -> bool {
 
 impl<S: Layer> Layer for Coherent<S> {
     async fn call(&self, batch: &Batch) -> Result<Replies> {
-        let Coherence { near, flights, deferred } = &*self.coherence;
+        let Coherence { near, flights, deferred, .. } = &*self.coherence;
         if deferred.waiting.load(Ordering::Relaxed) > 0 {
-            // The call itself is not sent if they cannot be: it could read what they are to delete.
-            Box::pin(self.coherence.send_deferred(&self.inner))
+            // The call itself is not sent if they cannot be.
+            Box::pin(self.send_due_before(batch))
                 .await
                 .map_err(|error| error.with_outcome(Outcome::NotSent))?;
         }
@@ -209,6 +298,11 @@ impl<S: Layer> Layer for Coherent<S> {
 }
 
 impl<S: Layer> Coherent<S> {
+    async fn send_due_before(&self, batch: &Batch) -> Result<()> {
+        let due = self.coherence.due_before(batch);
+        self.coherence.send_deferred(&self.inner, &due).await
+    }
+
     async fn write(&self, batch: &Batch) -> Result<Replies> {
         let changed =
             batch.ops().iter().filter(|op| !op.is_read() && !op.is_step()).flat_map(Op::keys);
@@ -271,10 +365,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_invalidation_deferred_while_an_older_one_of_its_key_is_sent_is_sent_as_well() {
-        let coherence = Arc::new(Coherence::new(0));
+        let coherence = Arc::new(Coherence::new(0, None));
         let store = Answers(Arc::clone(&coherence), AtomicUsize::new(0));
         defer(&coherence);
-        coherence.send_deferred(&store).await.unwrap();
+        coherence.send_deferred(&store, &Which::All).await.unwrap();
         assert_eq!(store.1.load(Ordering::SeqCst), 2, "the second says that the key changed again");
         assert_eq!(coherence.deferred.waiting.load(Ordering::SeqCst), 0);
     }

@@ -96,7 +96,7 @@ impl CacheClient {
         let path = ReadPath::new(
             Arc::clone(&store),
             Arc::clone(&store),
-            Arc::new(Coherence::new(0)),
+            Arc::new(Coherence::new(0, None)),
             Arc::new(Breaker::new(false, None, recorder.breaker())),
             Arc::clone(&wakeups),
             Arc::clone(&recorder),

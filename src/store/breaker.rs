@@ -28,9 +28,6 @@ const REST: Duration = Duration::from_millis(500);
 /// For how long a server is remembered that failed a call or two, and that nobody asked since.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// How lately a server failed that is taken for the one of several that failed now.
-const RECENT: Duration = Duration::from_secs(5);
-
 /// What is known of servers that do not answer. Loads rest at the first failure, calls without a loader later.
 pub(crate) struct Breaker {
     // Whether calls are ever refused.
@@ -52,11 +49,14 @@ const THE_ONE: ServerId = 0;
 
 /// Says which of a store's servers answers a call, where there are several: each of them may be away by itself.
 pub(crate) trait Servers: Send + Sync {
-    /// The server of each key.
-    fn of_keys(&self, keys: &mut dyn Iterator<Item = &Key>) -> Vec<ServerId>;
+    /// The server of each slot.
+    fn of_slots(&self, slots: &mut dyn Iterator<Item = u16>) -> Vec<ServerId>;
 
     /// The servers that a batch goes to. None if that may be anyone.
     fn of(&self, batch: &Batch) -> BTreeSet<ServerId>;
+
+    /// Whether it gave no answer to the last call that ended there.
+    fn is_silent(&self, server: ServerId) -> bool;
 
     /// Whether it is still one of them.
     fn has(&self, server: ServerId) -> bool;
@@ -93,9 +93,9 @@ impl Breaker {
 
     /// The server of each key.
     fn of_keys<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) -> Vec<ServerId> {
-        let mut keys = keys.into_iter();
+        let keys = keys.into_iter();
         match &self.servers {
-            Some(servers) => servers.of_keys(&mut keys),
+            Some(servers) => servers.of_slots(&mut keys.map(Key::slot)),
             None => keys.map(|_| THE_ONE).collect(),
         }
     }
@@ -143,12 +143,13 @@ impl Breaker {
         Some(allowed)
     }
 
-    /// A load of keys got no answer. If some of their servers are known for that, it was them.
+    /// A load of keys got no answer. If some of their servers are known for giving none, it was them.
     pub(crate) fn failed_load<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
         let servers: BTreeSet<_> = self.of_keys(keys).into_iter().collect();
         let mut failed = self.failed();
         let is_known = |id: &&ServerId| {
-            failed.get(id).is_some_and(|server| server.is_open || server.last.elapsed() < RECENT)
+            failed.get(id).is_some_and(|server| server.is_open)
+                || self.servers.as_ref().is_some_and(|servers| servers.is_silent(**id))
         };
         let known: Vec<_> = servers.iter().filter(is_known).copied().collect();
         for id in if known.is_empty() { servers.into_iter().collect() } else { known } {
@@ -275,7 +276,7 @@ impl Breaker {
     }
 }
 
-/// The steps of locks and leases have limits of their own, and what they give up for is lost: they wait for the store as they
+/// The steps of locks and of leases that are held have limits of their own, and what they give up for is lost: they wait for the store as they
 /// do for a connection. Who asks whether it is there wants to know.
 fn always_passes(op: &Op) -> bool {
     matches!(
@@ -385,31 +386,34 @@ mod tests {
         assert!(!breaker.is_troubled.load(Ordering::Relaxed));
     }
 
-    /// Keys that begin with a server's name are its own.
-    struct ByName(Mutex<Vec<u8>>);
+    /// A server for each slot: the keys of those that there are.
+    struct OfSlots(Mutex<Vec<Key>>);
 
-    impl Servers for ByName {
-        fn of_keys(&self, keys: &mut dyn Iterator<Item = &Key>) -> Vec<ServerId> {
-            keys.map(|key| key.as_bytes()[0].into()).collect()
+    impl Servers for OfSlots {
+        fn of_slots(&self, slots: &mut dyn Iterator<Item = u16>) -> Vec<ServerId> {
+            slots.collect()
         }
 
         fn of(&self, batch: &Batch) -> BTreeSet<ServerId> {
-            let mut keys = batch.ops().iter().flat_map(Op::keys);
-            self.of_keys(&mut keys).into_iter().collect()
+            batch.ops().iter().flat_map(Op::keys).map(Key::slot).collect()
+        }
+
+        fn is_silent(&self, server: ServerId) -> bool {
+            server == Key::new("silent").unwrap().slot()
         }
 
         fn has(&self, server: ServerId) -> bool {
-            self.0.lock().unwrap().iter().any(|name| ServerId::from(*name) == server)
+            self.0.lock().unwrap().iter().any(|key| key.slot() == server)
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn of_several_servers_each_rests_by_itself_until_it_answers_or_is_gone() {
-        let servers = Arc::new(ByName(Mutex::new(b"ab".to_vec())));
+        let key = |name| Key::new(name).unwrap();
+        let servers = Arc::new(OfSlots(Mutex::new(vec![key("a"), key("b")])));
         let breaker = Arc::new(Breaker::new(true, Some(servers.clone()), Arc::default()));
         let (say, said) = watch::channel(failure(ErrorKind::Timeout, Outcome::Unknown));
         let store = Broken::new(Says(said), Arc::clone(&breaker));
-        let key = |name| Key::new(name).unwrap();
         let call =
             async |name| store.call(&Batch::one("test", Op::Exists { key: key(name) })).await;
         let open = || breaker.recorder.snapshot().is_open;
@@ -443,6 +447,11 @@ mod tests {
         assert_eq!(both(), Some(vec![false, true]));
         breaker.answered_load([&key("a"), &key("b")]);
         assert!(both().is_none());
+        // One that is silent is not mistaken for the other.
+        let silent = [key("a"), key("silent")];
+        breaker.failed_load(&silent);
+        assert_eq!(breaker.allow_loads(&silent), Some(vec![true, false]));
+        breaker.answered_load(&silent);
 
         // So it is by an answer to a call on keys of both.
         fail().await;
@@ -452,7 +461,7 @@ mod tests {
 
         // One that is replaced is waited for no longer.
         fail().await;
-        *servers.0.lock().unwrap() = b"bc".to_vec();
+        *servers.0.lock().unwrap() = vec![key("b"), key("c")];
         say.send_replace(Some(Ok(())));
         assert!(call("b").await.is_ok() && !open());
         // Nor one that failed once, and that nobody asked since.

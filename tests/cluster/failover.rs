@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use larder::testing::RedisCluster;
-use larder::{CacheClient, Direction, Error, ErrorKind, Outcome};
+use larder::{CacheClient, Direction, Error, ErrorKind, Outcome, ReadFrom};
 use tokio::task::JoinSet;
 
 use super::{alone, follows, ms, times, until};
@@ -351,4 +351,38 @@ async fn a_primary_that_was_stopped_and_comes_back_as_one_is_not_written_to() {
         figures.count(&cluster, &list, tally).await;
     }
     figures.print("a primary stopped and continued");
+}
+
+/// The connections are split among the nodes: one that takes over has none until the old one gives its own back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_takes_over_within_a_bound_on_all_connections() {
+    let _turn = alone().await;
+    let cluster = RedisCluster::start().await;
+    let number = (0_u64..).find(|n| RedisCluster::slot(format!("v:{n}")) < 5_000).unwrap();
+    let mut takes_over = [partner(0), 0].into_iter().cycle();
+    // Some are left over, one is, none are.
+    for most in [14, 10, 6] {
+        let url = format!("{}?max_connections={most}", cluster.url());
+        let builder = CacheClient::builder().url(url).deadline(PATIENT);
+        let cache = builder.connect().await.unwrap();
+        let values = cache.namespace::<u64, u64>("v").near(true).build().unwrap();
+        for near in [false, true] {
+            cluster.fail_over_to(takes_over.next().unwrap()).await;
+            // What tells of changes also looks who serves what: without it the call does.
+            let called = Instant::now();
+            cache.set_value(format!("v:{number}"), 1, None).await.unwrap();
+            let took = called.elapsed();
+            if near {
+                until("it is kept near again", async || {
+                    values.get(&number).await.unwrap();
+                    values.explain(&number) == Some(ReadFrom::Near)
+                })
+                .await;
+            }
+            println!(
+                "failover with {most} connections: a call after {:.0} ms, kept near again: {near}",
+                ms(took)
+            );
+        }
+    }
 }

@@ -334,6 +334,49 @@ async fn a_node_of_a_cluster_rests_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_of_many_keys_leaves_the_silent_node_alone_and_no_other() {
+    let _turn = alone().await;
+    let cluster = RedisCluster::with(3, 0, |server| {
+        let server = server.arg("--cluster-require-full-coverage").arg("no");
+        server.arg("--cluster-node-timeout").arg("60000")
+    })
+    .await;
+    let builder = CacheClient::builder().url(cluster.url()).deadline(DEADLINE);
+    let cache = connected(builder).await;
+    let values = cache.namespace::<u64, u64>("v").build().unwrap();
+    let of = |slots: std::ops::Range<u16>| {
+        (0..).find(|n| slots.contains(&RedisCluster::slot(format!("v:{n}")))).unwrap()
+    };
+    let keys = [of(0..5_000), of(6_000..10_000)];
+    values.set_many(keys.map(|key| (key, 1))).await.unwrap();
+    cluster.nodes()[0].pause().await;
+    let load = async || {
+        let asked = Instant::now();
+        let origin = |missing: Vec<&u64>| {
+            let missing: Vec<u64> = missing.into_iter().copied().collect();
+            async move {
+                Ok::<_, std::io::Error>(missing.into_iter().map(|key| (key, 2)).collect::<Vec<_>>())
+            }
+        };
+        let found = values.get_or_load_many(&keys, origin).await.unwrap();
+        (
+            found.into_iter().map(|value| *value.unwrap().unwrap()).collect::<Vec<u64>>(),
+            asked.elapsed(),
+        )
+    };
+    // Nobody knows yet; then one does not answer, and the other's value is served from the store.
+    let (first, waited) = load().await;
+    assert_eq!(first[0], 2);
+    let (second, took) = load().await;
+    println!(
+        "loads rest, cluster: of two nodes one is silent: {first:?} after {waited:.0?}, then {second:?} after {took:.0?}"
+    );
+    assert_eq!(second, [2, 1], "the value that is stored on the other node was not read");
+    assert!(took < DEADLINE / 2, "{took:?}");
+    cluster.nodes()[0].resume().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_of_a_node_that_rests_go_on_at_the_replica_that_takes_its_place() {
     let _turn = alone().await;
     let mut cluster = RedisCluster::start().await;

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::{alone, full, ms, quantile, until};
+use crate::{Lateness, alone, full, ms, quantile, until};
 
 const BYTES: usize = 10 << 20;
 const SMALL: usize = 1 << 10;
@@ -206,6 +206,26 @@ async fn small_reads_go_past(cache: &CacheClient, server: &RedisServer, proxy: &
     // The same key again: nothing of it need arrive.
     for _ in 0..rounds {
         past += go_past(cache, &proxy.to_client, || get("first")).await;
+    }
+
+    // And given up: what is on its way comes all the same.
+    for _ in 0..rounds {
+        proxy.to_client.hold(20 << 10);
+        let large = get("first");
+        proxy.to_client.holds().await;
+        large.abort();
+        assert!(large.await.unwrap_err().is_cancelled());
+        let (asked, machine) = (Instant::now(), Lateness::watch());
+        for _ in 0..10 {
+            assert!(small_is_there(cache).await);
+            past += 1;
+        }
+        let took = asked.elapsed();
+        // It takes longer than that to find out that a connection brings nothing.
+        assert!(took < Duration::from_millis(800) + machine.most().await, "{took:?}");
+        assert_eq!(proxy.to_client.release(), 1, "connections held back");
+        // By then that one is through as well.
+        assert_eq!(get("first").await.unwrap(), BYTES);
     }
 
     // A read through, of which the first shows how large it is: somebody else wrote it. And one that loads it.

@@ -9,6 +9,7 @@ mod closing;
 #[path = "../common/mod.rs"]
 mod common;
 mod deadlines;
+mod deferred;
 mod large;
 mod locks;
 mod overload;

@@ -8,7 +8,7 @@ use larder::testing::RedisServer;
 use larder::{CacheClient, ErrorKind, Loaded as Given, Outcome, ReadFrom, Ttl};
 use tokio::time::{Instant, advance, sleep};
 
-use super::{Loaded, ends};
+use super::{Loaded, alone, ends};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -294,6 +294,29 @@ async fn without_its_store_a_loader_answers_and_an_invalidation_is_kept_until_th
     );
     assert!(took < Duration::from_secs(4), "the breaker did not open");
     assert!(failures > 0 && failures < 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_for_many_keys_is_answered_by_the_namespaces_loader_while_the_store_is_down() {
+    let _turn = alone().await;
+    let mut server = RedisServer::start().await;
+    let builder = CacheClient::builder().url(server.url()).deadline(Duration::from_millis(500));
+    let cache = builder.connect().await.unwrap();
+    let values = cache.namespace::<u64, u64>("n");
+    let values = values.loader(|key: u64| async move { Loaded::Ok(key * 10) }).build().unwrap();
+    values.set_many([(1, 1), (2, 2)]).await.unwrap();
+    server.kill().await;
+    let keys = [1, 2, 3];
+    for _ in 0..2 {
+        let found = ends("the call", values.get_many(&keys)).await.unwrap();
+        let found: Vec<u64> = found.into_iter().map(|value| *value.unwrap()).collect();
+        assert_eq!(found, [10, 20, 30]);
+    }
+    assert!(cache.stats().reads["n"].store_failures > 0);
+    // Who looks only has no loader.
+    let peek = values.with(larder::LoadOptions::peek);
+    let error = ends("the look", peek.get_many(&keys)).await.unwrap_err();
+    assert!(error.is_unavailable() || error.is_timeout(), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

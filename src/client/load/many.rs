@@ -127,6 +127,26 @@ impl Family {
         Ok(many.found())
     }
 
+    /// What the store could not be asked for is missing to who had no loader and has one now.
+    pub(crate) fn missing_if_away<T>(
+        &self,
+        keys: &[Key],
+        found: Vec<Result<Found<T>>>,
+    ) -> Vec<Result<Found<T>>> {
+        let is_away = |one: &Result<Found<T>>| one.as_ref().is_err_and(is_failure_of_store);
+        if self.options.peek || !found.iter().any(is_away) {
+            return found;
+        }
+        let away: Vec<bool> = found.iter().map(is_away).collect();
+        if let Some(Err(error)) = found.iter().find(|one| is_away(one)) {
+            let keys = keys.iter().zip(&away).filter(|(_, away)| **away);
+            self.store_failed(error, keys.map(|(key, _)| key));
+        }
+        let missing = || Ok(Found { answer: Answer::MISSING, due: false });
+        let all = found.into_iter().zip(away);
+        all.map(|(one, away)| if away { missing() } else { one }).collect()
+    }
+
     /// Serves what was found by who had no loader: what is missing is loaded, and what is due is loaded again.
     pub(crate) async fn serve<T, S>(
         &self,

@@ -1,5 +1,5 @@
-//! What calls that were given up leave behind: their requests stand in the driver's queue until the server reads on, or the
-//! connection ends.
+//! What calls that were given up leave behind: their requests stand in the driver's queue until the server reads on, and their
+//! answers come all the same, or the connection ends.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,10 @@ pub(super) struct Behind {
 
 #[derive(Debug, Default)]
 struct Here {
+    // Of requests.
     bytes: usize,
+    // Large calls, whichever way what is large goes.
+    large: usize,
     swept: bool,
     over: bool,
 }
@@ -51,23 +54,30 @@ impl Behind {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request of so many bytes was given up. Answers whether somebody has to see to it that it is counted out again.
-    pub(super) fn leave(&self, bytes: usize) -> bool {
-        if !Backlog::counts(bytes) {
+    /// A call was given up, with a request of so many bytes. Answers whether somebody has to see to it that it is counted out
+    /// again.
+    pub(super) fn leave(&self, bytes: usize, large: bool) -> bool {
+        let counts = Backlog::counts(bytes);
+        if !counts && !large {
             return false;
         }
         let mut here = self.here();
         if here.over {
             return false;
         }
-        here.bytes += bytes;
-        self.total.add(bytes);
+        here.large += usize::from(large);
+        if counts {
+            here.bytes += bytes;
+            self.total.add(bytes);
+        }
         self.any.store(true, Ordering::Relaxed);
         !std::mem::replace(&mut here.swept, true)
     }
 
-    fn bytes(&self) -> usize {
-        self.here().bytes
+    /// How many bytes of requests there are, and how many large calls.
+    fn left(&self) -> (usize, usize) {
+        let here = self.here();
+        (here.bytes, here.large)
     }
 
     /// Whether anything that counts was left here.
@@ -75,13 +85,14 @@ impl Behind {
         self.any.load(Ordering::Relaxed)
     }
 
-    /// Counts out what has left the queue. Answers whether more is there.
-    fn sweep(&self, bytes: usize) -> bool {
+    /// Counts out what is through. Answers whether more is there.
+    fn sweep(&self, (bytes, large): (usize, usize)) -> bool {
         let mut here = self.here();
+        here.large = here.large.saturating_sub(large);
         let swept = bytes.min(here.bytes);
         here.bytes -= swept;
         self.total.sub(swept);
-        here.swept = here.bytes > 0;
+        here.swept = here.bytes > 0 || here.large > 0;
         self.any.store(here.swept, Ordering::Relaxed);
         here.swept
     }
@@ -113,12 +124,12 @@ impl Behind {
     }
 }
 
-/// Counts out what was given up, once it has left the queue: the answer to a request says that all before it have. A connection
+/// Counts out what was given up, once it is through: the answer to a request says that all before it are. A connection
 /// that stays silent is left, as when a call is given up: what it holds may be all of the budget, and no call comes then.
 pub(super) async fn sweep(link: Link, mut connection: MultiplexedConnection, pulse: Arc<Pulse>) {
     let ping = redis::cmd("PING");
     loop {
-        let seen = pulse.behind.bytes();
+        let seen = pulse.behind.left();
         {
             let mut answer = pin!(connection.send_packed_command(&ping));
             while let Either::Right(_) =

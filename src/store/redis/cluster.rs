@@ -52,9 +52,11 @@ const LAST_MOMENT: Duration = Duration::from_millis(20);
 /// How long a call waits for a connection to one node before it asks whether that node is still the right one.
 const NODE_PATIENCE: Duration = Duration::from_millis(150);
 
-/// What stands for the primary that was not found: of any slot, as long as the cluster was not, or of one that nobody serves.
-/// No primary has it.
+/// What stands for the primary of any slot as long as the cluster was not found. No primary has it.
 const NOT_FOUND: ServerId = ServerId::MAX;
+
+/// The same for slots that nobody serves in a cluster that was found.
+const NOBODY: ServerId = ServerId::MAX - 1;
 
 /// A cluster, and what is known of it.
 pub(super) struct Cluster {
@@ -286,6 +288,11 @@ impl Cluster {
                 }
                 trip.send_on(piece, node, moved.is_none())
             }
+            // Of a bounded number of connections none is left for it. They are split anew once it is known who is gone.
+            Err(error) if error.kind() == ErrorKind::Config => {
+                trip.again(piece, error);
+                Next::Learn
+            }
             Err(error) => {
                 trip.fail(piece, error);
                 Next::Send
@@ -309,11 +316,13 @@ impl Cluster {
     async fn send(self: &Arc<Self>, batch: &Batch, group: &Group, end: Instant) -> Sent {
         let bytes = group.request.bytes();
         let large = self.large.expected(batch, bytes);
+        let node = &group.node;
+        let mut unanswered = Unanswered { cluster: self, node, waits: false, answered: false };
         let (link, mut live, vouch) = match self.reach(batch.lane(), group, large, end).await {
             Ok(reached) => reached,
             Err(error) => return Sent::Down(error.with_outcome(Outcome::NotSent)),
         };
-        let unanswered = Unanswered { cluster: self, answered: false };
+        unanswered.waits = true;
         if super::waits(batch) {
             live.pulse.hold_up();
         }
@@ -328,7 +337,8 @@ impl Cluster {
             }
         };
         asked.answered();
-        unanswered.answered();
+        unanswered.waits = false;
+        unanswered.answered = answers.is_ok();
         match answers {
             Ok(answers) => {
                 // A node that wants credentials again, after they were changed, gets them from a new handshake.
@@ -442,10 +452,9 @@ impl Cluster {
 }
 
 impl Servers for Cluster {
-    fn of_keys(&self, keys: &mut dyn Iterator<Item = &Key>) -> Vec<ServerId> {
-        let map = self.known_map();
-        let owner = |key: &Key| map.as_ref()?.owner(key.slot());
-        keys.map(|key| owner(key).map_or(NOT_FOUND, |node| node.number)).collect()
+    fn of_slots(&self, slots: &mut dyn Iterator<Item = u16>) -> Vec<ServerId> {
+        let Some(map) = self.known_map() else { return slots.map(|_| NOT_FOUND).collect() };
+        slots.map(|slot| map.owner(slot).map_or(NOBODY, |node| node.number)).collect()
     }
 
     fn of(&self, batch: &Batch) -> BTreeSet<ServerId> {
@@ -455,19 +464,25 @@ impl Servers for Cluster {
         if self.prefers_replicas() && may_go_to_replicas(batch) {
             return BTreeSet::new();
         }
-        let mut keys = batch.ops().iter().flat_map(Op::keys);
-        let servers = self.of_keys(&mut keys);
+        let keys = batch.ops().iter().flat_map(Op::keys);
+        let servers = self.of_slots(&mut keys.map(Key::slot));
         // A slot that nobody serves is an error that says so, and no node's silence.
-        if servers.contains(&NOT_FOUND) {
+        if servers.contains(&NOBODY) {
             return BTreeSet::new();
         }
         servers.into_iter().collect()
     }
 
+    fn is_silent(&self, server: ServerId) -> bool {
+        let Some(map) = self.known_map() else { return true };
+        // A call on a slot that nobody serves got its answer: that there is none.
+        map.nodes().iter().any(|node| node.number == server && node.is_silent())
+    }
+
     fn has(&self, server: ServerId) -> bool {
         match self.known_map() {
             None => server == NOT_FOUND,
-            Some(map) if server == NOT_FOUND => map.has_holes,
+            Some(map) if server == NOBODY => map.has_holes,
             Some(map) => map.nodes().iter().any(|node| node.number == server),
         }
     }
@@ -483,21 +498,18 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// A call that waits for its answers. If it is given up before, its node may be gone.
+/// A call to a node. If it is given up while it waits for its answers, that may be gone.
 struct Unanswered<'a> {
     cluster: &'a Arc<Cluster>,
+    node: &'a Node,
+    waits: bool,
     answered: bool,
-}
-
-impl Unanswered<'_> {
-    fn answered(mut self) {
-        self.answered = true;
-    }
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if !self.answered {
+        self.node.ended(self.answered);
+        if self.waits {
             self.cluster.learn_soon();
         }
     }

@@ -135,7 +135,12 @@ impl Pulse {
         self.large.load(Ordering::Relaxed) > 0
             || self.behind.is_any()
             // What arrived for calls that were given up says nothing of those to come.
-            || (self.arriving.load(Ordering::Relaxed) > LARGE && self.is_shared())
+            || (self.brings_much() && self.is_shared())
+    }
+
+    /// Whether so much has arrived since a call was answered that it is part of something large.
+    pub(super) fn brings_much(&self) -> bool {
+        self.arriving.load(Ordering::Relaxed) > LARGE
     }
 
     /// For how long calls have been waiting without an answer to any of them.

@@ -357,7 +357,7 @@ impl Drop for Asked<'_> {
             return;
         }
         self.link.leave_if_silent(self.used);
-        if self.used.behind.leave(self.bytes) {
+        if self.used.behind.leave(self.bytes, self.large || self.used.brings_much()) {
             self.link.sweep(self.used);
         }
     }

@@ -122,7 +122,7 @@ impl RedisStore {
         let patience = Patience::of(&target.options);
         let most = target.options.max_connections;
         Ok(match seeds {
-            None => Self::to(*target, connections.unwrap_or(CONNECTIONS), None, patience),
+            None => Self::to(*target, connections.unwrap_or(CONNECTIONS), most, patience),
             Some(seeds) => Self::cluster(seeds, *target, connections, most, patience),
         })
     }

@@ -190,6 +190,10 @@ pub(super) async fn switch_on(
     };
     match answer {
         Ok(Value::Okay) => Ok(()),
+        // It cannot just now, which says nothing of what it would.
+        Ok(Value::ServerError(error)) if is_passing(&failure::refused(&error)) => {
+            Err(failure::refused(&error).with_outcome(Outcome::NotSent))
+        }
         Ok(_) => Err(refused("the server refused CLIENT TRACKING")),
         Err(error) => {
             let error = failure::failed(&error, true);
@@ -199,6 +203,10 @@ pub(super) async fn switch_on(
             Err(error.with_outcome(Outcome::NotSent))
         }
     }
+}
+
+fn is_passing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Auth)
 }
 
 /// A server that does not track: the near cache is off, and waits look again from time to time.

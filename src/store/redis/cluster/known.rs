@@ -46,6 +46,11 @@ impl Known {
         self.nodes().map(|node| node.share.open(self.prefixes.len())).sum()
     }
 
+    /// How many connections the nodes may have.
+    fn used(&self) -> usize {
+        self.nodes().map(|node| node.share.all()).fold(0, usize::saturating_add)
+    }
+
     fn find(&self, address: &Address) -> Option<&Arc<Node>> {
         self.nodes().find(|node| node.address() == address)
     }
@@ -71,7 +76,21 @@ impl Cluster {
         let splits = self.most < usize::MAX && known.split != split;
         known.split = split;
         let leaves = |place: &mut Option<Arc<Node>>| place.take_if(|node| splits || !stays(node));
-        known.nodes.iter_mut().filter_map(leaves).collect()
+        let mut gone: Vec<Arc<Node>> = known.nodes.iter_mut().filter_map(leaves).collect();
+        // One that took over while the old one was there has less than its share, and gets it once there is room.
+        let most = self.most_of_primaries(readers);
+        let share = Share::of(primaries, self.connections, most).filter(|_| most < usize::MAX);
+        if let Some(share) = share {
+            let mut left = most.saturating_sub(known.used());
+            for place in &mut known.nodes {
+                let more = |node: &Node| share.all().saturating_sub(node.share.all());
+                if let Some(node) = place.take_if(|node| (1..=left).contains(&more(node))) {
+                    left -= more(&node);
+                    gone.push(node);
+                }
+            }
+        }
+        gone
     }
 
     /// The node at an address, of `count` in all; it is made if it is new.
@@ -87,9 +106,8 @@ impl Cluster {
         if known.closed {
             return Err(closed());
         }
-        let used: usize = known.nodes().map(|node| node.share.all()).fold(0, usize::saturating_add);
         let most = self.most_of_primaries(known.split.1);
-        let left = if most == usize::MAX { usize::MAX } else { most.saturating_sub(used) };
+        let left = if most == usize::MAX { usize::MAX } else { most.saturating_sub(known.used()) };
         let share = Share::of(count, self.connections, most)
             .and_then(|share| Share::of(1, Some(share.data), left.min(share.all())))
             .ok_or_else(|| self.too_few(count))?;
@@ -148,8 +166,8 @@ impl Cluster {
         Error::new(
             ErrorKind::Config,
             format!(
-                "max_connections is {}, and the cluster's {count} primaries need two connections each; raise it to \
-                 at least {}",
+                "max_connections is {}, and the cluster's {count} primaries need one connection each, and another one to \
+                 be told of changes; raise it to at least {}",
                 self.most,
                 2 * count
             ),

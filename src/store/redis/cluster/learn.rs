@@ -215,7 +215,7 @@ impl Cluster {
         let readers = self.read_from(&mut known, &view.replicas[..readers]);
         drop(known);
         if let Ok(nodes) = nodes {
-            self.take_over(Map::of(view, nodes, &readers));
+            self.take_over(|_| Some(Map::of(view, nodes, &readers)));
             gone.iter().for_each(|node| node.moved());
             return Ok(());
         }
@@ -225,15 +225,17 @@ impl Cluster {
 
     /// A slot is another node's now, as the old one says.
     pub(super) fn learned(&self, slot: u16, node: &Arc<Node>) {
-        let Some(map) = self.known_map() else { return };
-        if !map.owner(slot).is_some_and(|owner| Arc::ptr_eq(owner, node)) {
-            self.take_over(map.with_owner(slot, node));
-        }
+        self.take_over(|map| {
+            let map = map?;
+            let is_new = !map.owner(slot).is_some_and(|owner| Arc::ptr_eq(owner, node));
+            is_new.then(|| map.with_owner(slot, node))
+        });
     }
 
-    fn take_over(&self, map: Map) {
-        let map = Arc::new(map);
+    /// Puts another map in place of the one that is there, if there is another.
+    fn take_over(&self, other: impl FnOnce(Option<&Map>) -> Option<Map>) {
         let mut place = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(map) = other(place.as_deref()).map(Arc::new) else { return };
         let old = place.replace(Arc::clone(&map));
         drop(place);
         // Behind the change: whoever is vouched to from here on looks at the new map.

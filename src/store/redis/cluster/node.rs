@@ -1,7 +1,7 @@
 //! One node: its connections, as many as it may have.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -67,6 +67,7 @@ pub(super) struct Node {
     born: Instant,
     // When a node without slots was asked last, in milliseconds since `born`.
     asked: AtomicU64,
+    silent: AtomicBool,
 }
 
 impl Node {
@@ -82,11 +83,24 @@ impl Node {
         let told = share.told.then(|| {
             Told::telling(Arc::clone(sinks), Arc::clone(&target), patience, share.prefixed)
         });
-        Self { target, number, share, links, told, born: Instant::now(), asked: AtomicU64::new(0) }
+        let (born, asked, silent) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
+        Self { target, number, share, links, told, born, asked, silent }
     }
 
     pub(super) fn address(&self) -> &Address {
         &self.target.address
+    }
+
+    /// Whether it gave no answer to the last call that ended.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    /// A call ended, with or without an answer.
+    pub(super) fn ended(&self, answered: bool) {
+        if self.is_silent() == answered {
+            self.silent.store(!answered, Ordering::Relaxed);
+        }
     }
 
     /// Whether it is a replica, and answers reads alone.
