@@ -256,7 +256,7 @@ where
 
     /// Says that a value is not true any more: to be called after the origin was changed. As
     /// [`delete`](Self::delete), but if the store cannot be reached, the invalidation is kept in this process and
-    /// sent before the store is read again.
+    /// sent before a key is read from the store again, or from the node of a cluster that it is for.
     ///
     /// # Errors
     /// As every call. The outcome is [`Deferred`](crate::Outcome::Deferred) if it was kept: up to 10,000 are, the
@@ -314,10 +314,10 @@ where
         }
         if self.near || self.loader.is_some() || self.is_graceful() {
             let family = self.family("get_many")?;
-            let mut found = family.read_many(&keys, &mut Nowhere).await?;
-            if self.loader.is_some() {
-                found = family.missing_if_away(&keys, found);
-            }
+            let found = match self.loader {
+                Some(_) => family.read_many_to_load(&keys).await?,
+                None => family.read_many(&keys, &mut Nowhere).await?,
+            };
             // All that failed are counted, and the first is the answer.
             let failed = found.iter().filter_map(|one| one.as_ref().err());
             failed.for_each(|error| family.note_failed(error));

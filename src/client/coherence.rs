@@ -12,7 +12,9 @@ use crate::flight::Flights;
 use crate::key::Key;
 use crate::near::Near;
 use crate::op::{Batch, Op, Replies};
-use crate::store::{Capabilities, InvalidationSink, Layer, Servers, Store, Sweeping, runtime};
+use crate::store::{
+    Capabilities, InvalidationSink, Layer, ServerId, Servers, Store, Sweeping, runtime,
+};
 
 /// How many invalidations wait for a store that cannot be reached, at most: of more, the oldest are
 /// given up.
@@ -48,11 +50,16 @@ struct Kept {
     next: u64,
     // How many there are of each slot of a cluster.
     slots: HashMap<u16, usize>,
+    // Whose they are, as it was known at a version of that.
+    owners: Option<(u64, HashSet<ServerId>)>,
+    // Whether a task sees to it that they are sent.
+    is_sending: bool,
 }
 
 impl Kept {
     fn add(&mut self, key: Key) {
         *self.slots.entry(key.slot()).or_default() += 1;
+        self.owners = None;
         self.keys.push_front((self.next, key));
         self.next += 1;
         while self.keys.len() > MOST_DEFERRED {
@@ -68,8 +75,15 @@ impl Kept {
             *count -= 1;
             if *count == 0 {
                 self.slots.remove(&slot);
+                self.owners = None;
             }
         }
+    }
+
+    /// Whether nothing is kept: whoever keeps something from here on sees to it.
+    fn is_done(&mut self) -> bool {
+        self.is_sending = !self.keys.is_empty();
+        !self.is_sending
     }
 
     fn were_sent(&mut self, numbers: &HashSet<u64>) {
@@ -105,13 +119,12 @@ impl Deferred {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what is kept. Answers how many there were before.
-    fn change(&self, change: impl FnOnce(&mut Kept)) -> usize {
+    /// Changes what is kept.
+    fn change<T>(&self, change: impl FnOnce(&mut Kept) -> T) -> T {
         let mut kept = self.kept();
-        let before = kept.keys.len();
-        change(&mut kept);
+        let changed = change(&mut kept);
         self.waiting.store(kept.keys.len(), Ordering::SeqCst);
-        before
+        changed
     }
 }
 
@@ -144,19 +157,25 @@ impl Coherence {
         let keys: Vec<Key> = keys.into_iter().collect();
         // One that was refused at the gate has not come by here.
         keys.iter().for_each(|key| self.changed(key.as_bytes()));
-        if self.deferred.change(|kept| keys.into_iter().for_each(|key| kept.add(key))) == 0 {
-            tokio::spawn(send_later(Arc::downgrade(self), Arc::downgrade(store)));
+        let is_sending = self.deferred.change(|kept| {
+            keys.into_iter().for_each(|key| kept.add(key));
+            std::mem::replace(&mut kept.is_sending, true)
+        });
+        if !is_sending {
+            tokio::spawn(Sending(Arc::downgrade(self)).run(Arc::downgrade(store)));
         }
         error.with_outcome(Outcome::Deferred)
     }
 
     /// Calls that have what is kept sent before them: one to each server that some of it is for.
     fn probes(&self) -> Vec<Batch> {
-        let Some(servers) = &self.servers else { return vec![Batch::one("ping", Op::Ping)] };
+        let Some(servers) = &self.servers else {
+            return vec![Batch::one("ping", Op::Ping).by_itself()];
+        };
         let keys: Vec<Key> = self.deferred.kept().keys.iter().map(|(_, key)| key.clone()).collect();
         let of = servers.of_slots(&mut keys.iter().map(Key::slot));
         let one_of_each: BTreeMap<_, _> = of.into_iter().zip(keys).collect();
-        let probe = |key| Batch::one("invalidate", Op::Exists { key });
+        let probe = |key| Batch::one("invalidate", Op::Exists { key }).by_itself();
         one_of_each.into_values().map(probe).collect()
     }
 
@@ -164,14 +183,31 @@ impl Coherence {
     /// keep calls from the others.
     fn due_before(&self, batch: &Batch) -> Which {
         let Some(servers) = &self.servers else { return Which::All };
-        let kept: Vec<u16> = self.deferred.kept().slots.keys().copied().collect();
+        let version = servers.version();
         let asked: Vec<u16> = batch.ops().iter().flat_map(Op::keys).map(Key::slot).collect();
+        let of_asked = servers.of_slots(&mut asked.iter().copied());
+        let kept: Vec<u16> = {
+            let mut kept = self.deferred.kept();
+            let Kept { slots, owners, .. } = &mut *kept;
+            if owners.as_ref().is_none_or(|(known, _)| *known != version) {
+                let of_kept = servers.of_slots(&mut slots.keys().copied());
+                *owners = Some((version, of_kept.into_iter().collect()));
+            }
+            let concerns = |owners: &HashSet<_>| of_asked.iter().any(|one| owners.contains(one));
+            let concerned = owners.as_ref().is_some_and(|(_, owners)| concerns(owners));
+            // Nearly all calls, and what is kept may be much. If slots moved in between, that says nothing.
+            if !concerned && servers.version() == version {
+                return Which::Of(HashSet::new());
+            }
+            slots.keys().copied().collect()
+        };
         // In one look at who serves what: a slot that moves meanwhile has one server here.
         let all = servers.of_slots(&mut asked.iter().chain(&kept).copied());
         let (of_asked, of_kept) = all.split_at(asked.len());
         let of_asked: BTreeSet<_> = of_asked.iter().collect();
         let due = kept.into_iter().zip(of_kept).filter(|(_, server)| of_asked.contains(server));
-        Which::Of(due.map(|(slot, _)| slot).collect())
+        // And what is kept of the slots that are asked until the last of it is sent.
+        Which::Of(due.map(|(slot, _)| slot).chain(asked.iter().copied()).collect())
     }
 
     /// Sends what was deferred, the newest first.
@@ -211,23 +247,38 @@ impl Coherence {
     }
 }
 
-/// Sends what is kept as soon as it can be, whether anybody calls or not.
-async fn send_later(coherence: Weak<Coherence>, store: Weak<dyn Store>) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LAST_PAUSE);
-        let (Some(coherence), Some(store)) = (coherence.upgrade(), store.upgrade()) else { return };
-        if coherence.deferred.waiting.load(Ordering::SeqCst) == 0 {
-            return;
+/// The task that sends what is kept as soon as it can be, whether anybody calls or not. If its runtime is shut down under it,
+/// the next invalidation that is kept starts another.
+struct Sending(Weak<Coherence>);
+
+impl Sending {
+    async fn run(self, store: Weak<dyn Store>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+            let (Some(coherence), Some(store)) = (self.0.upgrade(), store.upgrade()) else {
+                return;
+            };
+            if coherence.deferred.change(Kept::is_done) {
+                return;
+            }
+            let probes = coherence.probes().into_iter().map(|probe| store.run(probe));
+            let is_closed = |done: &Result<Replies>| {
+                done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Closed)
+            };
+            // A closed client sends nothing any more.
+            if join_all(probes).await.iter().any(is_closed) {
+                return;
+            }
         }
-        let probes = coherence.probes().into_iter().map(|probe| store.run(probe));
-        let is_closed = |done: &Result<Replies>| {
-            done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Closed)
-        };
-        // A closed client sends nothing any more.
-        if join_all(probes).await.iter().any(is_closed) {
-            return;
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(coherence) = self.0.upgrade() {
+            coherence.deferred.kept().is_sending = false;
         }
     }
 }

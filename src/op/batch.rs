@@ -51,6 +51,7 @@ struct About {
     atomic: bool,
     lane: Lane,
     timeout: Option<Duration>,
+    by_itself: bool,
 }
 
 impl Batch {
@@ -65,7 +66,8 @@ impl Batch {
     }
 
     fn build(name: &'static str, ops: OneOrMany<Op>) -> Self {
-        let about = About { name, label: None, atomic: false, lane: Lane::Data, timeout: None };
+        let (label, lane) = (None, Lane::Data);
+        let about = About { name, label, atomic: false, lane, timeout: None, by_itself: false };
         let (started, sent) = (Instant::now(), AtomicBool::new(false));
         let shared = Arc::new(Shared { ops, about, started, sent });
         Self { shared, amended: None, deadline: None }
@@ -92,6 +94,11 @@ impl Batch {
     /// All of it or nothing, and nobody's operations in between.
     pub fn atomic(self) -> Self {
         self.amend(|about| about.atomic = true)
+    }
+
+    /// The client sends it by itself, and nobody waits for it: it is not counted, and takes no caller's turn.
+    pub(crate) fn by_itself(self) -> Self {
+        self.amend(|about| about.by_itself = true)
     }
 
     /// Over which connections it goes. Defaults to those for data.
@@ -132,6 +139,11 @@ impl Batch {
     /// Whether it is all or nothing.
     pub fn is_atomic(&self) -> bool {
         self.about().atomic
+    }
+
+    /// Whether nobody waits for it.
+    pub(crate) fn is_by_itself(&self) -> bool {
+        self.about().by_itself
     }
 
     /// Its own time limit, if it has one.

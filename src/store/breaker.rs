@@ -58,6 +58,9 @@ pub(crate) trait Servers: Send + Sync {
     /// Whether it gave no answer to the last call that ended there.
     fn is_silent(&self, server: ServerId) -> bool;
 
+    /// A number that is another one as soon as anything is known of who serves what that was not before.
+    fn version(&self) -> u64;
+
     /// Whether it is still one of them.
     fn has(&self, server: ServerId) -> bool;
 }
@@ -143,16 +146,19 @@ impl Breaker {
         Some(allowed)
     }
 
-    /// A load of keys got no answer. If some of their servers are known for giving none, it was them.
+    /// A load of keys failed. If some of their servers give no answers, it was them; or else those that failed before.
     pub(crate) fn failed_load<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
         let servers: BTreeSet<_> = self.of_keys(keys).into_iter().collect();
         let mut failed = self.failed();
-        let is_known = |id: &&ServerId| {
+        let is_silent = |id: &ServerId| {
             failed.get(id).is_some_and(|server| server.is_open)
-                || self.servers.as_ref().is_some_and(|servers| servers.is_silent(**id))
+                || self.servers.as_ref().is_some_and(|servers| servers.is_silent(*id))
         };
-        let known: Vec<_> = servers.iter().filter(is_known).copied().collect();
-        for id in if known.is_empty() { servers.into_iter().collect() } else { known } {
+        let silent: Vec<_> = servers.iter().copied().filter(is_silent).collect();
+        let known = servers.iter().copied().filter(|id| failed.contains_key(id)).collect();
+        let mut guesses = [silent, known].into_iter().filter(|some: &Vec<_>| !some.is_empty());
+        let those = guesses.next().unwrap_or_else(|| servers.into_iter().collect());
+        for id in those {
             let server = failed.entry(id).or_insert_with(Failed::now);
             server.last = Instant::now();
             server.loads_rest = Some(server.last + REST);
@@ -182,7 +188,7 @@ impl Breaker {
         let Some(known) = failed.get_mut(&server).filter(|server| server.is_open) else {
             return Ok(None);
         };
-        if batch.ops().iter().all(always_passes) {
+        if batch.is_by_itself() || batch.ops().iter().all(always_passes) {
             return Ok(None);
         }
         if !std::mem::replace(&mut known.is_asked, true) {
@@ -206,6 +212,7 @@ impl Breaker {
     fn heard(&self, done: &Result<Replies>, batch: &Batch, before: Option<ServerId>) {
         match done {
             _ if !self.is_on => {}
+            Err(_) if batch.is_by_itself() => {}
             Err(error) if error.outcome() != Outcome::Rejected => {
                 // Other kinds are the call's own matter: they say nothing of the server.
                 if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
@@ -398,6 +405,10 @@ mod tests {
             batch.ops().iter().flat_map(Op::keys).map(Key::slot).collect()
         }
 
+        fn version(&self) -> u64 {
+            0
+        }
+
         fn is_silent(&self, server: ServerId) -> bool {
             server == Key::new("silent").unwrap().slot()
         }
@@ -452,6 +463,12 @@ mod tests {
         breaker.failed_load(&silent);
         assert_eq!(breaker.allow_loads(&silent), Some(vec![true, false]));
         breaker.answered_load(&silent);
+        // Nor one that gives answers but refuses, once the other was read.
+        breaker.failed_load([&key("a"), &key("b")]);
+        breaker.answered_load([&key("b")]);
+        breaker.failed_load([&key("a"), &key("b")]);
+        assert_eq!(both(), Some(vec![false, true]));
+        breaker.answered_load([&key("a")]);
 
         // So it is by an answer to a call on keys of both.
         fail().await;

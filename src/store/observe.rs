@@ -41,7 +41,9 @@ impl<S: Layer> Observe<S> {
     /// What is done once a batch is over.
     #[inline(always)]
     fn over(&self, batch: &Batch, done: Result<Replies>) -> Result<Replies> {
-        if let Some(recorder) = &self.recorder {
+        if let Some(recorder) = &self.recorder
+            && !batch.is_by_itself()
+        {
             recorder.record(batch, &done);
         }
         match &done {

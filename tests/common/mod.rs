@@ -66,34 +66,39 @@ pub(crate) async fn gone(direct: &mut RawConnection, key: &str) {
 }
 
 /// How late this machine is at most with what is due, while something is measured by the clock: that may be late by as much,
-/// through nobody's fault.
+/// through nobody's fault. On a thread of its own: what holds up the runtime is no excuse.
 pub(crate) struct Lateness {
     most: Arc<AtomicU64>,
-    ticking: tokio::task::JoinHandle<()>,
+    over: Arc<AtomicBool>,
 }
 
 impl Lateness {
     const TICK: Duration = Duration::from_millis(2);
 
     pub(crate) fn watch() -> Self {
-        let most = Arc::<AtomicU64>::default();
-        let seen = Arc::clone(&most);
-        let ticking = tokio::spawn(async move {
-            loop {
-                let before = Instant::now();
-                tokio::time::sleep(Self::TICK).await; // it is the timer that is measured
+        let (most, over) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (seen, ends) = (Arc::clone(&most), Arc::clone(&over));
+        std::thread::spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                let before = std::time::Instant::now();
+                std::thread::sleep(Self::TICK); // it is the timer that is measured
                 let late = before.elapsed().saturating_sub(Self::TICK);
                 seen.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
             }
         });
-        Self { most, ticking }
+        Self { most, over }
     }
 
     pub(crate) async fn most(self) -> Duration {
         // The tick that is due has its turn.
         tokio::time::sleep(Self::TICK * 2).await;
-        self.ticking.abort();
         Duration::from_micros(self.most.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Lateness {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 }
 

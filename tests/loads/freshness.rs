@@ -307,11 +307,16 @@ async fn a_call_for_many_keys_is_answered_by_the_namespaces_loader_while_the_sto
     values.set_many([(1, 1), (2, 2)]).await.unwrap();
     server.kill().await;
     let keys = [1, 2, 3];
+    let mut took = Vec::new();
     for _ in 0..2 {
+        let asked = std::time::Instant::now();
         let found = ends("the call", values.get_many(&keys)).await.unwrap();
+        took.push(asked.elapsed());
         let found: Vec<u64> = found.into_iter().map(|value| *value.unwrap()).collect();
         assert_eq!(found, [10, 20, 30]);
     }
+    println!("store down: get_many with a loader took {took:?}");
+    assert!(took[1] < took[0] / 2, "the second call waited for the store as well: {took:?}");
     assert!(cache.stats().reads["n"].store_failures > 0);
     // Who looks only has no loader.
     let peek = values.with(larder::LoadOptions::peek);

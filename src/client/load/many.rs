@@ -1,6 +1,7 @@
 //! Reading many keys: one look into the store, one call of the loader, and no wait before one's own loads are
 //! done, so that batches that overlap cannot wait for each other in a circle.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use futures_util::future::{join, join_all};
@@ -10,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::frames::Frames;
 use super::recent::ReadFrom;
-use super::source::Source;
+use super::source::{Nowhere, Source};
 use super::target::{Answer, Family, Seen};
 use super::work::is_failure_of_store;
 use crate::error::Result;
@@ -127,24 +128,41 @@ impl Family {
         Ok(many.found())
     }
 
-    /// What the store could not be asked for is missing to who had no loader and has one now.
-    pub(crate) fn missing_if_away<T>(
-        &self,
-        keys: &[Key],
-        found: Vec<Result<Found<T>>>,
-    ) -> Vec<Result<Found<T>>> {
-        let is_away = |one: &Result<Found<T>>| one.as_ref().is_err_and(is_failure_of_store);
-        if self.options.peek || !found.iter().any(is_away) {
-            return found;
+    /// Reads keys for who loads what is missing then. So is what the store cannot be asked for, or what rests.
+    pub(crate) async fn read_many_to_load<T>(&self, keys: &[Key]) -> Result<Vec<Result<Found<T>>>>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        if self.options.peek {
+            return self.read_many(keys, &mut Nowhere).await;
         }
+        let allowed = self.path.breaker.allow_loads(keys);
+        let asked: Cow<'_, [Key]> = match &allowed {
+            None => keys.into(),
+            Some(allowed) => {
+                let asked = keys.iter().zip(allowed).filter(|(_, allowed)| **allowed);
+                asked.map(|(key, _)| key.clone()).collect()
+            }
+        };
+        let mut found = if asked.is_empty() {
+            Vec::new()
+        } else {
+            self.read_many(&asked, &mut Nowhere).await?
+        };
+        let is_away = |one: &Result<Found<T>>| one.as_ref().is_err_and(is_failure_of_store);
         let away: Vec<bool> = found.iter().map(is_away).collect();
         if let Some(Err(error)) = found.iter().find(|one| is_away(one)) {
-            let keys = keys.iter().zip(&away).filter(|(_, away)| **away);
+            let keys = asked.iter().zip(&away).filter(|(_, away)| **away);
             self.store_failed(error, keys.map(|(key, _)| key));
         }
         let missing = || Ok(Found { answer: Answer::MISSING, due: false });
-        let all = found.into_iter().zip(away);
-        all.map(|(one, away)| if away { missing() } else { one }).collect()
+        for one in found.iter_mut().filter(|one| is_away(one)) {
+            *one = missing();
+        }
+        let Some(allowed) = allowed else { return Ok(found) };
+        let mut found = found.into_iter();
+        let rested = |allowed: bool| if allowed { found.next() } else { None };
+        Ok(allowed.into_iter().map(rested).map(|one| one.unwrap_or_else(missing)).collect())
     }
 
     /// Serves what was found by who had no loader: what is missing is loaded, and what is due is loaded again.

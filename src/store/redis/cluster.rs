@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ pub(super) struct Cluster {
     sinks: Arc<Sinks>,
     known: Mutex<Known>,
     map: RwLock<Option<Arc<Map>>>,
+    // Counted up before a map is replaced, under its lock.
+    version: AtomicU64,
     learning: Mutex<Learning>,
     // Ticks when a look is over.
     learned: watch::Sender<()>,
@@ -106,6 +108,7 @@ impl Cluster {
             sinks: Arc::default(),
             known: Mutex::default(),
             map: RwLock::default(),
+            version: AtomicU64::new(0),
             learning: Mutex::default(),
             learned: watch::Sender::new(()),
             looking_after: AtomicBool::new(false),
@@ -289,10 +292,7 @@ impl Cluster {
                 trip.send_on(piece, node, moved.is_none())
             }
             // Of a bounded number of connections none is left for it. They are split anew once it is known who is gone.
-            Err(error) if error.kind() == ErrorKind::Config => {
-                trip.again(piece, error);
-                Next::Learn
-            }
+            Err(error) if error.kind() == ErrorKind::Config => trip.has_no_room(piece, error),
             Err(error) => {
                 trip.fail(piece, error);
                 Next::Send
@@ -471,6 +471,10 @@ impl Servers for Cluster {
             return BTreeSet::new();
         }
         servers.into_iter().collect()
+    }
+
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
     }
 
     fn is_silent(&self, server: ServerId) -> bool {

@@ -236,6 +236,7 @@ impl Cluster {
     fn take_over(&self, other: impl FnOnce(Option<&Map>) -> Option<Map>) {
         let mut place = self.map.write().unwrap_or_else(PoisonError::into_inner);
         let Some(map) = other(place.as_deref()).map(Arc::new) else { return };
+        self.version.fetch_add(1, Ordering::SeqCst);
         let old = place.replace(Arc::clone(&map));
         drop(place);
         // Behind the change: whoever is vouched to from here on looks at the new map.

@@ -278,6 +278,18 @@ impl<'a> Trip<'a> {
         if piece.hops > 2 { Next::Pause } else { Next::Send }
     }
 
+    /// No connection is left for the node that a piece is to go to.
+    pub(super) fn has_no_room(&mut self, at: usize, why: Error) -> Next {
+        let piece = &mut self.pieces[at];
+        piece.hops += 1;
+        if piece.hops > MOST_HOPS {
+            piece.end(Err(why), None);
+            return Next::Send;
+        }
+        self.again(at, why);
+        Next::Learn
+    }
+
     /// The slot that a piece is in, if it is in one.
     pub(super) fn slot(&self, at: usize) -> Option<u16> {
         match self.pieces[at].place {
