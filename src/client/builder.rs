@@ -486,7 +486,7 @@ impl Builder {
         let told = Arc::clone(&bottom);
         let servers = redis.as_ref().and_then(RedisStore::servers);
         let near_bytes = self.near_max_bytes.unwrap_or(NEAR_MAX_BYTES);
-        let coherence = Arc::new(Coherence::new(near_bytes, servers.clone()));
+        let coherence = Arc::new(Coherence::new(near_bytes, servers.as_ref()));
         let wakeups = Arc::new(Wakeups::default());
         bottom.on_invalidation(Arc::clone(&coherence) as _);
         bottom.on_invalidation(Arc::clone(&wakeups) as _);

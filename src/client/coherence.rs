@@ -32,8 +32,8 @@ pub(crate) struct Coherence {
     pub(crate) near: Arc<Near>,
     pub(crate) flights: Arc<Flights>,
     deferred: Deferred,
-    // Nothing if there is one.
-    servers: Option<Arc<dyn Servers>>,
+    // Nothing if there is one. Weak: the store tells this one of changes.
+    servers: Option<Weak<dyn Servers>>,
 }
 
 /// Invalidations that could not be sent yet.
@@ -129,12 +129,12 @@ impl Deferred {
 }
 
 impl Coherence {
-    pub(crate) fn new(near_bytes: u64, servers: Option<Arc<dyn Servers>>) -> Self {
+    pub(crate) fn new(near_bytes: u64, servers: Option<&Arc<dyn Servers>>) -> Self {
         Self {
             near: Arc::new(Near::new(near_bytes)),
             flights: Arc::new(Flights::default()),
             deferred: Deferred::default(),
-            servers,
+            servers: servers.map(Arc::downgrade),
         }
     }
 
@@ -167,9 +167,13 @@ impl Coherence {
         error.with_outcome(Outcome::Deferred)
     }
 
+    fn servers(&self) -> Option<Arc<dyn Servers>> {
+        self.servers.as_ref()?.upgrade()
+    }
+
     /// Calls that have what is kept sent before them: one to each server that some of it is for.
     fn probes(&self) -> Vec<Batch> {
-        let Some(servers) = &self.servers else {
+        let Some(servers) = self.servers() else {
             return vec![Batch::one("ping", Op::Ping).by_itself()];
         };
         let keys: Vec<Key> = self.deferred.kept().keys.iter().map(|(_, key)| key.clone()).collect();
@@ -182,7 +186,7 @@ impl Coherence {
     /// What has to be sent before a call: it could read what that is to delete. Of several servers, one that is away does not
     /// keep calls from the others.
     fn due_before(&self, batch: &Batch) -> Which {
-        let Some(servers) = &self.servers else { return Which::All };
+        let Some(servers) = self.servers() else { return Which::All };
         let version = servers.version();
         let asked: Vec<u16> = batch.ops().iter().flat_map(Op::keys).map(Key::slot).collect();
         let of_asked = servers.of_slots(&mut asked.iter().copied());
