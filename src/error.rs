@@ -129,8 +129,8 @@ pub enum Outcome {
     /// It was sent and no answer came, or the answer could not be read: it may have been applied.
     Unknown,
     /// An invalidation that could not be sent and is kept in this process: it is sent before the store, or the node of a
-    /// cluster that it is for, is read again by this client, unless the process ends first. Only [`Namespace::invalidate`](crate::Namespace::invalidate)
-    /// and [`invalidate_many`](crate::Namespace::invalidate_many) give it.
+    /// cluster that it is for, is read again by this client, unless the process ends first. Only
+    /// [`Namespace::invalidate`](crate::Namespace::invalidate) and [`invalidate_many`](crate::Namespace::invalidate_many) give it.
     Deferred,
 }
 

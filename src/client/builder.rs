@@ -195,8 +195,8 @@ impl Builder {
     ///
     /// That begins when five calls in a row got no answer by the end of their deadlines, over at least a second. From then on
     /// one call at a time asks the server and waits as ever, for a connection too; the first answer ends it. The
-    /// steps of locks, those that prolong or give back a lease, and [`ping`](CacheClient::ping) always ask. In a cluster this holds for each node by itself, and
-    /// calls on keys of several nodes always ask.
+    /// steps of locks, those that prolong or give back a lease, and [`ping`](CacheClient::ping) always ask. In a cluster this
+    /// holds for each node by itself, and calls on keys of several nodes always ask.
     pub fn breaker(mut self, breaker: bool) -> Self {
         self.breaker = Some(breaker);
         self

@@ -10,6 +10,7 @@ use larder::{Builder, CacheClient, Error, ErrorKind, LockOptions, Outcome};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::deferred::number;
 use crate::{alone, full, ms, quantile};
 
 const DEADLINE: Duration = Duration::from_millis(500);
@@ -280,15 +281,19 @@ fn keys_of_two_nodes() -> [&'static str; 2] {
     [of(0..5_000), of(6_000..10_000)]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_of_a_cluster_rests_alone() {
-    let _turn = alone().await;
-    // The others go on without it, and wait longer for it than this test takes.
-    let cluster = RedisCluster::with(3, 0, |server| {
+/// A cluster whose nodes go on without one that is away, and wait longer for it than a test takes.
+async fn three_nodes() -> RedisCluster {
+    RedisCluster::with(3, 0, |server| {
         let server = server.arg("--cluster-require-full-coverage").arg("no");
         server.arg("--cluster-node-timeout").arg("60000")
     })
-    .await;
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_a_cluster_rests_alone() {
+    let _turn = alone().await;
+    let cluster = three_nodes().await;
     let builder = CacheClient::builder().url(cluster.url()).deadline(DEADLINE);
     let cache = connected(builder).await;
     let keys @ [of_first, of_second] = keys_of_two_nodes();
@@ -336,18 +341,11 @@ async fn a_node_of_a_cluster_rests_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_of_many_keys_leaves_the_silent_node_alone_and_no_other() {
     let _turn = alone().await;
-    let cluster = RedisCluster::with(3, 0, |server| {
-        let server = server.arg("--cluster-require-full-coverage").arg("no");
-        server.arg("--cluster-node-timeout").arg("60000")
-    })
-    .await;
+    let cluster = three_nodes().await;
     let builder = CacheClient::builder().url(cluster.url()).deadline(DEADLINE);
     let cache = connected(builder).await;
     let values = cache.namespace::<u64, u64>("v").build().unwrap();
-    let of = |slots: std::ops::Range<u16>| {
-        (0..).find(|n| slots.contains(&RedisCluster::slot(format!("v:{n}")))).unwrap()
-    };
-    let keys = [of(0..5_000), of(6_000..10_000)];
+    let keys = [0..5_000, 6_000..10_000].map(|slots| number("v", slots));
     values.set_many(keys.map(|key| (key, 1))).await.unwrap();
     cluster.nodes()[0].pause().await;
     let load = async || {

@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_millis(500);
 const AWAY: Duration = Duration::from_secs(3);
 
 /// A number whose key is in some slots.
-fn number(prefix: &str, slots: std::ops::Range<u16>) -> u64 {
+pub(crate) fn number(prefix: &str, slots: std::ops::Range<u16>) -> u64 {
     let is_there = |n: &u64| slots.contains(&RedisCluster::slot(format!("{prefix}:{n}")));
     (0..).find(is_there).expect("every slot has keys")
 }
